@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import websockets
 
+from tests.support.sampling import IS_FULL
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 AXE = Path(__file__).parents[3] / "build/node-clients/node_modules/axe-core/axe.min.js"
 # Only a failure waits so long.
@@ -149,6 +151,22 @@ class Tab:
             self.errors.append(json.dumps(event["args"]))
         elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
             self.errors.append(event["entry"]["text"])
+
+
+async def check(tab: Tab, url: str) -> None:
+    """All rules in light; in dark those that colours decide, or all of them at full scale."""
+    await tab.open(url)
+    for scheme in ("light", "dark"):
+        # Without motion, or a colour on its way from one scheme to the other is found.
+        preferred = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in preferred.items()]
+        await tab.command("Emulation.setEmulatedMedia", features=features)
+        await tab.evaluate("for (const each of document.querySelectorAll('details')) each.open = true; true")
+        rules = ("color-contrast",) if scheme == "dark" and not IS_FULL else ()
+        assert await tab.violations(rules=rules) == [], (url, scheme)
+    charts = "[...document.querySelectorAll('svg[role=img]')]"
+    assert await tab.evaluate(f"{charts}.every(each => each.closest('figure').querySelector('table'))"), url
+    await tab.command("Emulation.setEmulatedMedia", features=[])
 
 
 @asynccontextmanager

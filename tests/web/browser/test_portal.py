@@ -20,7 +20,7 @@ from policies.billing.invoicing import Line
 from policies.billing.issuing import Issuer
 from tests.ledger.make import a_key, a_line
 from tests.support.sampling import IS_FULL
-from tests.web.browser.chromium import AXE, CHROMIUM, Tab, chromium
+from tests.web.browser.chromium import AXE, CHROMIUM, Tab, check, chromium
 from tests.web.portal.visitors import PASSWORD, PortalStack
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; .ci/packages installs it")
@@ -135,19 +135,3 @@ async def test_axe_finds_nothing_wrong_in_light_and_dark(tab: Tab, origin: str, 
     await sign_in(tab, origin, ada[0])
     for path in (*PAGES, *(MORE_PAGES if IS_FULL else ())):
         await check(tab, f"{origin}/portal{path.format(key=ada[1])}")
-
-
-async def check(tab: Tab, url: str) -> None:
-    """All rules in light; in dark those that colours decide, or all of them at full scale."""
-    await tab.open(url)
-    for scheme in ("light", "dark"):
-        # Without motion, or a colour on its way from one scheme to the other is found.
-        preferred = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
-        features = [{"name": name, "value": value} for name, value in preferred.items()]
-        await tab.command("Emulation.setEmulatedMedia", features=features)
-        await tab.evaluate("for (const each of document.querySelectorAll('details')) each.open = true; true")
-        rules = ("color-contrast",) if scheme == "dark" and not IS_FULL else ()
-        assert await tab.violations(rules=rules) == [], (url, scheme)
-    charts = "[...document.querySelectorAll('svg[role=img]')]"
-    assert await tab.evaluate(f"{charts}.every(each => each.closest('figure').querySelector('table'))"), url
-    await tab.command("Emulation.setEmulatedMedia", features=[])
