@@ -35,7 +35,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 def due(method: str, path: str) -> str:
     nouns = path.removeprefix(PREFIX).split("/")
-    if method == "GET" or nouns[:2] == ["keys", "verify"]:
+    if method == "GET" or nouns[:2] in (["keys", "verify"], ["prices", "quote"]):
         return "read"
     return "credits:write" if "credits" in nouns else WRITES[nouns[0]]
 

@@ -21,7 +21,7 @@ SCOPES: frozenset[str] = frozenset(get_args(Scope))
 
 _READS = frozenset({"GET", "HEAD"})
 # POSTs that change nothing.
-_DRY_RUNS = frozenset({("keys", "verify")})
+_DRY_RUNS = frozenset({("keys", "verify"), ("prices", "quote")})
 _WRITES = {
     "users": "users:write",
     "keys": "keys:write",

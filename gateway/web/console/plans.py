@@ -28,6 +28,7 @@ NUMBERS = (
 )
 TEXTS = ("name", "description", "price", "stripe_price_id", "lemon_squeezy_variant_id")
 FLAGS = ("credits_rollover", "is_active")
+_COUNTS = ("units", "input_tokens", "cached_input_tokens", "output_tokens")
 _NULLABLE = frozenset(NUMBERS[2:-1]) | frozenset(TEXTS[3:]) | {"description"}
 
 
@@ -36,6 +37,30 @@ async def show_plans(page: Operator) -> Response:
     plans = (await page.api.get("/plans"))["data"]
     permissions = await page.api.get("/permissions", limit=500)
     return page.render("plans.html", plans=plans, permissions=permissions["data"])
+
+
+@pages.get("/prices")
+async def show_prices(page: Operator) -> Response:
+    return await _prices_page(page)
+
+
+@pages.post("/prices")
+async def quote_price(page: Operator) -> Response:
+    """What a call would cost, whoever makes it."""
+    form = page.form
+    body: dict[str, Any] = {"route": form.required("route")}
+    body |= {name: form.whole(name) for name in _COUNTS if form.text(name)}
+    if model := form.text("model"):
+        body["model"] = model
+    answer = await page.submit(lambda: page.api.post("/prices/quote", body))
+    return await _prices_page(page, answer=answer)
+
+
+async def _prices_page(page: Operator, *, answer: Any = None) -> Response:
+    prices = (await page.api.get("/prices"))["data"]
+    routes = [(name, name) for name in dict.fromkeys(price["endpoint"] for price in prices)]
+    context = {"prices": prices, "routes": routes, "answer": answer, "form": page.form}
+    return page.render("prices.html", status=page.form.status, **context)
 
 
 @pages.get("/plans/{plan}")

@@ -25,7 +25,15 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 # In the suite those that have something of their own; the rest behind full scale.
 PAGES = ("", "/find?q=example", "/accounts/{user}", "/usage", "/plans/{plan}", "/why", "/audit?verify=1", "/system")
-MORE_PAGES = ("/plans", "/money", "/money?list=invoices", "/money?list=events", "/tokens", "/accounts/{user}/ledger")
+MORE_PAGES = (
+    "/plans",
+    "/prices",
+    "/money",
+    "/money?list=invoices",
+    "/money?list=events",
+    "/tokens",
+    "/accounts/{user}/ledger",
+)
 
 
 @pytest.fixture(scope="module")

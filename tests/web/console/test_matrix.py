@@ -25,6 +25,7 @@ ACTIONS = {
     "/payments/{payment}/refund": "billing:write",
     "/events/{event}/replay": "billing:write",
     "/why": "read",
+    "/prices": "read",
     "/tokens": "admin:write",
     "/tokens/{token}/revoke": "admin:write",
     "/system/reconcile": "admin:write",
@@ -32,7 +33,16 @@ ACTIONS = {
 }
 PAGES = (
     *("", "/find", "/find?q=abc", "/accounts/{user}", "/accounts/{user}/ledger", "/accounts/{user}/calls", "/usage"),
-    *("/usage?split=user", "/plans", "/plans/{plan}", "/money", "/money?list=invoices", "/money?list=events", "/why"),
+    *(
+        "/usage?split=user",
+        "/plans",
+        "/prices",
+        "/plans/{plan}",
+        "/money",
+        "/money?list=invoices",
+        "/money?list=events",
+        "/why",
+    ),
     *("/audit", "/audit?verify=1", "/tokens", "/system"),
 )
 FORMS: dict[str, dict[str, Any]] = {
@@ -116,7 +126,11 @@ async def test_read_only_operator_is_shown_no_form_that_acts(
     for path in PAGES:
         page = await stranger.get(path.format(**things))
         acting = [line for line in page.split("<form") if 'method="post"' in line.partition(">")[0]]
-        allowed = [form for form in acting if "/sign-out" in form or "/console/why" in form or "/plans/" in form]
+        allowed = [
+            form
+            for form in acting
+            if "/sign-out" in form or "/console/why" in form or "/console/prices" in form or "/plans/" in form
+        ]
         assert acting == allowed, path
 
 

@@ -114,6 +114,16 @@ async def test_why_answers_for_a_key_and_keeps_it_out_of_the_page(root: Browser,
     assert key["key"] not in answer.text
 
 
+async def test_prices_are_listed_and_computed(root: Browser, api: Api) -> None:
+    page = await root.get("/prices")
+    assert "generate" in page
+    answer = await root.submit("/prices", status=200, route="generate", units="3")
+    assert "6 <small>credits" in answer.text
+    assert "2 credits per item x 3 items" in answer.text
+    refused = await root.submit("/prices", status=422, route="generate", units="many")
+    assert 'value="many"' in refused.text
+
+
 async def test_refund_asks_for_what_is_missing(root: Browser, api: Api) -> None:
     user = await api.create_user()
     payment = await api.post("/payments", {"user_id": user["id"], "amount": "5.00"})
