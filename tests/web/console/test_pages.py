@@ -114,7 +114,7 @@ async def test_why_answers_for_a_key_and_keeps_it_out_of_the_page(root: Browser,
     assert key["key"] not in answer.text
 
 
-async def test_prices_are_listed_and_computed(root: Browser, api: Api) -> None:
+async def test_prices_are_listed_and_computed(root: Browser) -> None:
     page = await root.get("/prices")
     assert "generate" in page
     answer = await root.submit("/prices", status=200, route="generate", units="3")
