@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from gateway.web.formats import compact, number
 
 WIDTH, HEIGHT = 960, 260
-LEFT, RIGHT, TOP, BOTTOM = 60, 8, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 60, 8, 12, 44
 MAX_SERIES = 6  # as many as the style sheet has tones that can be told apart
 _LABEL_WIDTH = 64
 _TICKS = 4
@@ -128,7 +128,7 @@ def _axes(frame: _Frame) -> Iterator[Markup]:
     for at in range(0, len(frame.labels), every):
         kind = "tick" if at // every % 3 == 0 else "tick minor"
         yield Markup('<text class="{}" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            kind, f"{frame.x(at):.1f}", HEIGHT - 8, frame.labels[at]
+            kind, f"{frame.x(at):.1f}", HEIGHT - 12, frame.labels[at]
         )
 
 

@@ -31,11 +31,11 @@ def compact(value: float) -> str:
 
 
 def money(amount: str | Decimal | None, currency: str = "") -> str:
-    """`1234.5` of USD as 1,234.50 USD; more digits stay."""
+    """`1234.5` of USD as 1,234.50 USD; more digits stay, and zeros after them go."""
     if amount is None:
         return NOTHING
     exact = Decimal(amount)
-    places = max(2, len(plain(exact).partition(".")[2]))
+    places = max(2, len(plain(exact).partition(".")[2].rstrip("0")))
     return f"{exact:,.{places}f} {currency}".strip()
 
 
