@@ -76,7 +76,7 @@ async def test_home_shows_what_is_left_what_it_was_used_for_and_what_was_refused
     assert "3 calls, 7 credits" in text
     assert "Insufficient credits" in text
     assert '<td data-label="Calls" class="num">2</td>' in text
-    assert "1 <small>credits" in text, "what the next call costs"
+    assert "1 <small>credit</small>" in text, "what the next call costs"
 
 
 async def test_a_key_is_made_shown_once_changed_replaced_and_revoked(stack: PortalStack) -> None:
