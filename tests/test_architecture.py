@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "web": frozenset({"api", "config", "http"}),
     "workers": frozenset({"meter", "ledger", "upstream", "config", "payments", "notifications"}),
     "backup": frozenset({"meter", "ledger", "workers"}),
+    "importing": frozenset({"ledger"}),
     "migrations": frozenset({"ledger"}),
 }
 # The domains of the ledger. Each may import those before it; all are built on `db`, which imports none of them.

@@ -11,10 +11,11 @@ import typer
 from gateway.backup.backup_file import BackupDamaged
 from gateway.backup.dump import NothingToBackUp
 from gateway.backup.restore import RestoreRefused
-from gateway.cli import audit, credits, keys, migrate, plans, price, serving, usage, users
+from gateway.cli import audit, credits, importing, keys, migrate, plans, price, serving, usage, users
 from gateway.cli.stores import backup, reconcile
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
+from gateway.importing.source import SourceUnusable
 from gateway.ledger.accounts.peppers import WrongPepper
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.pooler import UnfitPooler
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (serving.app, migrate.app, reconcile.app, backup.app, price.app):
+for commands in (serving.app, migrate.app, reconcile.app, backup.app, price.app, importing.app):
     app.registered_commands += commands.registered_commands
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")
@@ -70,6 +71,7 @@ _EXPECTED = (
     NothingToBackUp,
     RestoreRefused,
     SchemaUnfit,
+    SourceUnusable,
     UnfitPooler,
     UnknownRevision,
     UnsupportedServer,

@@ -35,7 +35,7 @@ def run_in_transaction(config: Config, work: Callable[[AsyncConnection], Awaitab
         async with open_database(config) as (stores, database):
             async with database.transaction() as connection:
                 result = await work(connection)
-            await _publish(config, stores.redis_url, database)
+            await publish(config, stores.redis_url, database)
         return result
 
     return asyncio.run(run())
@@ -71,7 +71,7 @@ async def find_plan(connection: AsyncConnection, id_or_name: str) -> StoredPlan:
     return plan
 
 
-async def _publish(config: Config, redis_url: str, database: Database) -> None:
+async def publish(config: Config, redis_url: str, database: Database) -> None:
     """Publishes at once. Where Redis is away, the outbox worker publishes later: the change itself is committed."""
     redis_client = RedisClient(redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS, scripts=SCRIPTS)
     with suppress(MeterUnavailable):

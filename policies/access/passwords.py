@@ -6,6 +6,7 @@ up beside them. What guessers try next is the business of the throttle.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MIN_LENGTH = 8
@@ -32,11 +33,23 @@ _WORDS = frozenset(
 )
 _LEET = str.maketrans("013457@$!", "oieastasi")
 _DECORATION = "0123456789!?.,-_#*+@$ "
+# A hash of another system that asks for more would occupy the thread that verifies for everybody.
+_ARGON2ID = re.compile(
+    r"\$argon2id\$v=19\$m=(\d{1,6}),t=(\d{1,2}),p=(\d{1,2})\$[A-Za-z0-9+/]{11,64}\$[A-Za-z0-9+/]{16,128}"
+)
+_MOST_KIBIBYTES, _MOST_PASSES, _MOST_LANES = 256 * 1024, 10, 16
 
 
 def normalised(password: str) -> str:
     """One spelling of what looks the same, whatever keyboard it was typed on."""
     return unicodedata.normalize("NFKC", password)
+
+
+def is_verifiable(password_hash: str) -> bool:
+    """Whether a login here can verify the hash of another system: Argon2id, as a PHC string, at a bounded cost."""
+    found = _ARGON2ID.fullmatch(password_hash)
+    bounds = (_MOST_KIBIBYTES, _MOST_PASSES, _MOST_LANES)
+    return found is not None and all(1 <= int(cost) <= most for cost, most in zip(found.groups(), bounds, strict=True))
 
 
 def objection(password: str, *, email: str = "") -> str | None:

@@ -44,7 +44,7 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Prove for each account that ledger, grants, balance and Redis agree. Exit 1 while a difference is left."""
-    summary = asyncio.run(_reconcile(load_config(config, data_dir), repair=repair, as_json=as_json))
+    summary = asyncio.run(reconcile_all(load_config(config, data_dir), repair=repair, as_json=as_json))
     typer.echo(json.dumps(summary) if as_json else ", ".join(f"{name} {count}" for name, count in summary.items()))
     if summary["differences"] > summary["repaired"]:
         raise typer.Exit(1)
@@ -74,7 +74,8 @@ async def _resync(config: Config) -> dict[str, int]:
     return {"partitions": partitions, "begun": reasons.total(), **behind}
 
 
-async def _reconcile(config: Config, *, repair: bool, as_json: bool) -> dict[str, int]:
+async def reconcile_all(config: Config, *, repair: bool = False, as_json: bool) -> dict[str, int]:
+    """Reconciles every account and prints each difference; gives the sums."""
     summary = dict.fromkeys(("accounts", "hot", "differences", "credits", "repaired"), 0)
     async with _reconciler(config, repair_as=ACTOR if repair else None) as reconciler:
         async for page in reconciler.pages():

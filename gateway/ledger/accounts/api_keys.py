@@ -71,6 +71,14 @@ class KeySettings(TypedDict, total=False):
     expires_at: datetime | None
 
 
+class NewKeySettings(KeySettings, total=False):
+    """`id` and the times of a key that another system made, or made here where they are left out."""
+
+    id: UUID
+    created_at: datetime
+    last_used_at: datetime | None
+
+
 class KeyChanges(KeySettings, total=False):
     status: KeyStatus
 
@@ -80,7 +88,7 @@ _INHERITED = ("name", "permissions", "allowed_ips", "credit_cap", "expires_at")
 
 
 async def create(
-    connection: AsyncConnection, user_id: UUID, *, fingerprint: Fingerprint, **settings: Unpack[KeySettings]
+    connection: AsyncConnection, user_id: UUID, *, fingerprint: Fingerprint, **settings: Unpack[NewKeySettings]
 ) -> ApiKey:
     """Raises NotFound for an unknown user, AlreadyExists for a known hash."""
     if await bump_account(connection, user_id) is None:

@@ -54,6 +54,13 @@ class UserFields(TypedDict, total=False):
     persons: tuple[bytes, ...]
 
 
+class NewUserFields(UserFields, total=False):
+    """`id` and `created_at` are of an account that is older than this database; left out, they are made here."""
+
+    id: UUID
+    created_at: datetime
+
+
 class UserChanges(UserFields, total=False):
     email: str
 
@@ -61,8 +68,8 @@ class UserChanges(UserFields, total=False):
 _EXISTING = select(*columns(users, User)).where(users.c.deleted_at.is_(None))
 
 
-async def create(connection: AsyncConnection, email: str, **values: Unpack[UserFields]) -> User:
-    """Creates an active user without credits. Raises AlreadyExists for a taken email or external_id."""
+async def create(connection: AsyncConnection, email: str, **values: Unpack[NewUserFields]) -> User:
+    """Creates an active user without credits. Raises AlreadyExists for a taken id, email or external_id."""
     async with checked(connection, "user"):
         statement = insert(users).values(email=email.strip(), **values).returning(*columns(users, User))
         user = value(User, (await connection.execute(statement)).one())

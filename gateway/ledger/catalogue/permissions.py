@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Text, cast, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue.plans import Permission
+from gateway.ledger.catalogue.plans import Permission, create_permission
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
@@ -39,6 +39,12 @@ async def find_unknown(connection: AsyncConnection, names: Collection[str]) -> t
         return ()
     known = frozenset(await connection.scalars(select(permissions.c.name).where(permissions.c.name.in_(names))))
     return tuple(sorted(set(names) - known))
+
+
+async def create_missing(connection: AsyncConnection, names: Collection[str]) -> None:
+    """Creates the permissions among the names that do not exist; granting one to a plan publishes it."""
+    for name in await find_unknown(connection, names):
+        await create_permission(connection, name)
 
 
 async def get_for_update(connection: AsyncConnection, permission_id: UUID) -> Permission:

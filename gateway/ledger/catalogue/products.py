@@ -49,6 +49,12 @@ async def get(connection: AsyncConnection, product_id: UUID) -> Product | None:
     return None if row is None else value(Product, row)
 
 
+async def find(connection: AsyncConnection, name: str) -> Product | None:
+    """The product of this name."""
+    row = (await connection.execute(select(*_COLUMNS).where(products.c.name == name))).one_or_none()
+    return None if row is None else value(Product, row)
+
+
 async def get_for_update(connection: AsyncConnection, product_id: UUID) -> Product:
     """The product, locked until the transaction ends. Raises NotFound."""
     query = select(*_COLUMNS).where(products.c.id == product_id).with_for_update()

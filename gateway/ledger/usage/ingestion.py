@@ -47,6 +47,18 @@ async def ingest(
     return await _write_lines(connection, lines, _INSERT, columns=columns)
 
 
+async def record(connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS) -> int:
+    """Writes usage rows whose credits another system has charged already; gives how many were new.
+
+    They charge nobody. Raises MalformedLines.
+    """
+    await _prepare(connection)
+    with _refusals_typed():
+        await _copy(connection, lines, columns)
+        rows: int = (await connection.execute(_INSERT)).scalar_one()
+    return rows
+
+
 async def correct(
     connection: AsyncConnection, lines: Iterable[bytes], *, columns: Sequence[str] = COLUMNS
 ) -> IngestResult:

@@ -20,10 +20,9 @@ from gateway.api.schemas.fields import PositiveCount
 from gateway.api.schemas.pages import RequestModel, ResponseModel
 from gateway.api.unit_of_work import Change
 from gateway.clock import now
-from gateway.ledger.accounts import api_keys, users
-from gateway.ledger.accounts.api_keys import Fingerprint
-from gateway.ledger.catalogue import permissions
-from gateway.ledger.db.errors import AlreadyExists
+from gateway.ledger.accounts import api_keys, imported_keys
+from gateway.ledger.accounts.imported_keys import ForeignKey
+from gateway.ledger.db.errors import AlreadyExists, NotFound
 from policies.model import KeyScheme
 
 router = APIRouter(prefix="/keys", tags=["keys"])
@@ -89,9 +88,7 @@ async def import_keys(body: KeyImport, unit_of_work: UnitOfWorkDep, dependencies
     imported, failed = [], []
     async with unit_of_work.change() as change:
         for index, each in enumerate(body.keys):
-            result = await _import(
-                change, each, body.algorithm, version=version, ours=f"{dependencies.key_prefix}_live_"
-            )
+            result = await _import(change, each, body.algorithm, version=version, own_prefix=dependencies.key_prefix)
             if isinstance(result, api_keys.ApiKey):
                 key = key_model(result, now())
                 await change.record("keys.import", "key", entity_id=key.id, after=key)
@@ -114,22 +111,21 @@ def _pepper_version(body: KeyImport, configured: Collection[int]) -> int:
 
 
 async def _import(
-    change: Change, body: KeyToImport, scheme: KeyScheme, *, version: int, ours: str
+    change: Change, body: KeyToImport, scheme: KeyScheme, *, version: int, own_prefix: str
 ) -> api_keys.ApiKey | tuple[str, str]:
-    if await users.get(change.connection, body.user_id) is None:
-        return "not_found", f"There is no user {body.user_id}."
-    if unknown := await permissions.find_unknown(change.connection, body.permissions or ()):
-        return "validation_failed", f"permissions: no permission has the name {', '.join(unknown)}"
     settings = body.model_dump(exclude={"user_id", "digest", "prefix", "last4"})
-    fingerprint = Fingerprint(
-        body.prefix,
-        body.last4,
-        bytes.fromhex(body.digest),
-        version,
-        hash_scheme=scheme,
-        is_foreign=not body.prefix.startswith(ours),
+    key = ForeignKey(
+        digest=bytes.fromhex(body.digest),
+        prefix=body.prefix,
+        last4=body.last4,
+        scheme=scheme,
+        pepper_version=version,
     )
     try:
-        return await api_keys.create(change.connection, body.user_id, fingerprint=fingerprint, **settings)
+        return await imported_keys.create(change.connection, body.user_id, key=key, own_prefix=own_prefix, **settings)
+    except NotFound as missing:
+        if missing.entity == "user":
+            return "not_found", f"There is no user {body.user_id}."
+        return "validation_failed", f"permissions: {missing}"
     except AlreadyExists:
         return "conflict", "A key of this digest is here already."

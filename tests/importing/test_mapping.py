@@ -1,0 +1,194 @@
+"""Mapping files say what is wrong with them, and every value becomes what it is here or says why not."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.importing import values
+from gateway.importing.accounts import shared_prefix
+from gateway.importing.importer import BATCH
+from gateway.importing.mapping import PRESETS, InvalidMapping, SourceMapping, load_preset, parse
+from gateway.importing.reference import markdown
+from gateway.importing.source import SourceUnusable, open_source
+from gateway.importing.values import Unfit
+from gateway.ledger.db.session import Database
+from policies.access.passwords import is_verifiable
+from tests.importing.conftest import NewSource
+from tests.importing.examples import ARGON2ID, BCRYPT, EXAMPLES, email, write
+from tests.importing.importing import balances, run_import
+
+PAGE = Path(__file__).parents[2] / "docs/reference/import.md"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def test_import_reference_is_what_the_code_says() -> None:
+    assert PAGE.read_text("utf-8") == markdown(), "run `make reference`"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_preset_reads_its_example_and_is_named_for_it(name: str) -> None:
+    preset = load_preset(name)
+    assert {table.table for table in preset.tables().values()} >= EXAMPLES[name]().tables.keys()
+    assert preset.source == name
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("- a", "expected a map"),
+        ("a: [", "while parsing"),
+        ("source: Acme", "source: String should match"),
+        ("source: acme\nuser: {}", "user: Extra inputs"),
+        ("source: acme\nusers: {table: u, fields: {mail: m}}", "no such field: mail; there are email"),
+        ("source: acme\nusers: {table: u, fields: {name: n}}", "users.fields: email is required"),
+        ("source: acme\nusers: {table: u, fields: {email: {column: e, value: x}}}", "needs one of column, columns"),
+    ],
+)
+def test_a_mapping_file_that_is_wrong_says_where(written: str, complaint: str) -> None:
+    with pytest.raises(InvalidMapping, match=complaint):
+        parse(written, name="acme.yaml")
+
+
+@pytest.mark.parametrize(
+    ("users", "complaint"),
+    [
+        ({"table": "user"}, "there is no table user; there are people"),
+        ({"table": "people", "fields": {"email": "e"}}, "people has no column e; it has id, mail, kind"),
+        ({"table": "people", "key": "kind"}, "people.kind: is no key, several rows have a"),
+    ],
+)
+async def test_a_mapping_that_does_not_fit_the_source_writes_nothing(
+    users: dict[str, Any], complaint: str, pristine_database: Database, new_source: NewSource
+) -> None:
+    url = await new_source("sqlite")
+    await write(url, {"people": [{"id": n, "mail": email(n), "kind": "a"} for n in range(2)]})
+    mapping = SourceMapping.model_validate({"source": "acme", "users": {"fields": {"email": "mail"}, **users}})
+    with pytest.raises(InvalidMapping, match=complaint):
+        await run_import(pristine_database, url, mapping)
+    assert await balances(pristine_database) == {}
+
+
+async def test_pages_of_any_key_give_each_row_once_and_where_filters(
+    own_database_url: str, new_source: NewSource
+) -> None:
+    url, target = await new_source("sqlite"), Database(own_database_url)
+    count = BATCH + 5
+    people = [{"uid": f"{(7 * n) % count:x}", "mail": email(n), "is_gone": n % 5 == 0} for n in range(count)]
+    await write(url, {"people": people}, keys={"people": "uid"})
+    users = {"table": "people", "where": "is_gone = 0", "fields": {"email": "mail"}}
+    done = await run_import(target, url, SourceMapping.model_validate({"source": "acme", "users": users}))
+    assert done.counts == {"users": sum(not each["is_gone"] for each in people)}
+    assert await balances(target) == {str(each["mail"]): 0 for each in people if not each["is_gone"]}
+    await target.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])
+async def test_the_source_cannot_be_written(kind: str, new_source: NewSource) -> None:
+    url = await new_source(kind)
+    await write(url, {"people": [{"id": 1}]})
+    async with open_source(url) as source:
+        with pytest.raises(SourceUnusable, match=r"(?i)read.?only"):
+            await source.run(lambda connection: connection.exec_driver_sql("DELETE FROM people"))
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("sqlite:////nowhere/at/all.db", "there is no such file"),
+        ("oracle://a@b/c", "can be read from mariadb, mysql, postgresql, sqlite only"),
+        ("secret@host", "the URL is none"),
+        ("postgresql://u:topsecret@127.0.0.1:1/x", "127.0.0.1:1"),
+    ],
+)
+async def test_a_source_that_cannot_be_opened_says_why_without_its_password(url: str, complaint: str) -> None:
+    with pytest.raises(SourceUnusable, match=complaint) as raised:
+        async with open_source(url):
+            pass
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("convert", "raw", "becomes"),
+    [
+        (values.moment, "2026-03-01 12:00:00", NOON),
+        (values.moment, "2026-03-01T13:00:00+01:00", NOON),
+        (values.moment, NOON.replace(tzinfo=None), NOON),
+        (values.moment, int(NOON.timestamp()), NOON),
+        (values.moment, int(NOON.timestamp()) * 1000, NOON),
+        (values.moment, date(2026, 3, 1), NOON.replace(hour=0)),
+        (values.decimal, 9.9, Decimal("9.9")),
+        (values.whole, "7.0", 7),
+        (values.flag, b"\x01", True),
+        (values.flag, "No", False),
+        (values.words, "read, analyze,,read", ("read", "analyze")),
+        (values.words, '["read", "analyze"]', ("read", "analyze")),
+        (values.features, '{"seats": 3, "api": true}', {"seats": 3, "api": True}),
+        (values.features, "api, export", {"api": True, "export": True}),
+        (values.provider, "Lemon-Squeezy", "lemon_squeezy"),
+        (values.provider, "lemonsqueezy", "lemon_squeezy"),
+        (values.digest, "sha256:" + "0F" * 32, b"\x0f" * 32),
+        (values.digest, b"\x0f" * 32, b"\x0f" * 32),
+        (values.reference, 7.0, "7"),
+        (values.reference, Decimal("7.00"), "7"),
+        (values.networks, "10.0.0.1, 10.1.2.3/16", ("10.0.0.1/32", "10.1.0.0/16")),
+    ],
+)
+def test_value_becomes_what_it_is_here(convert: values.Convert, raw: object, becomes: object) -> None:
+    assert convert(raw) == becomes
+
+
+@pytest.mark.parametrize(
+    ("convert", "raw"),
+    [
+        (values.moment, "0000-00-00 00:00:00"),
+        (values.moment, 10**30),
+        (values.moment, True),
+        (values.decimal, "NaN"),
+        (values.decimal, True),
+        (values.decimal, float("inf")),
+        (values.reference, Decimal("Infinity")),
+        (values.whole, 10**19),
+        (values.credits, 1.5),
+        (values.count, -1),
+        (values.flag, "maybe"),
+        (values.text, b"\xff"),
+        (values.text, "\ud800"),
+        (values.text, "x" * 2001),
+        (values.words, 7),
+        (values.features, '{"a": [1]}'),
+        (values.document, "[1]"),
+        (values.document, "[" * 100_000),
+        (values.currency, "EURO"),
+        (values.digest, "0f"),
+        (values.token, "a b"),
+        (values.networks, "10.0.0.256"),
+        (values.provider, "!"),
+    ],
+)
+def test_value_that_has_no_place_here_is_refused(convert: values.Convert, raw: object) -> None:
+    with pytest.raises(Unfit):
+        convert(raw)
+
+
+@pytest.mark.parametrize(
+    ("secret", "prefix"),
+    [
+        ("sk_live_51H8abcdefgh", "sk_live_"),
+        ("acme_0123456789abcdef", "acme_"),
+        ("key-0123456789abcdef", "key-"),
+        ("0123456789abcdef0123", "0123"),
+    ],
+)
+def test_keys_of_a_kind_share_a_prefix(secret: str, prefix: str) -> None:
+    assert shared_prefix(secret) == prefix
+
+
+def test_only_hashes_that_a_login_can_verify_at_a_bounded_cost_are_taken() -> None:
+    assert is_verifiable(ARGON2ID)
+    dear = ARGON2ID.replace("m=19456", "m=999999")
+    assert not any(map(is_verifiable, (BCRYPT, dear, ARGON2ID.replace("t=2", "t=99"), "plain", "")))
