@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
 
-from policies.billing.money import plain
+from policies.billing.money import exponent, plain
 
 NOTHING = "\u2013"
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -31,12 +31,14 @@ def compact(value: float) -> str:
 
 
 def money(amount: str | Decimal | None, currency: str = "") -> str:
-    """`1234.5` of USD as 1,234.50 USD; more digits stay, and zeros after them go."""
+    """`1234.5` of USD as 1,234.50 USD, `0.010` as 0.01 USD; without a currency with the digits that it has."""
     if amount is None:
         return NOTHING
     exact = Decimal(amount)
-    places = max(2, len(plain(exact).partition(".")[2].rstrip("0")))
-    return f"{exact:,.{places}f} {currency}".strip()
+    if not currency:
+        return f"{exact:,f}"
+    digits = len(plain(exact).rstrip("0").partition(".")[2]) if "." in plain(exact) else 0
+    return f"{exact:,.{max(exponent(currency), digits)}f} {currency}"
 
 
 def size(value: int | None) -> str:
@@ -92,12 +94,18 @@ def plainly(text: str) -> str:
 
 def several(count: int, noun: str) -> str:
     """`1 credit`, `1,200 credits`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun_of(count, noun)}"
+
+
+def noun_of(count: int, noun: str) -> str:
+    """`credit` of 1, else `credits`."""
+    return noun if count == 1 else f"{noun}s"
 
 
 FILTERS: Mapping[str, object] = {
     "number": number,
     "money": money,
+    "noun_of": noun_of,
     "size": size,
     "duration": duration,
     "instant": instant,

@@ -1,0 +1,40 @@
+"""Values as pages write them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from gateway.web import formats
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "written"),
+    [
+        ("1234.5", "USD", "1,234.50 USD"),
+        ("0.010000", "USD", "0.01 USD"),
+        ("0.000120", "USD", "0.00012 USD"),
+        ("30", "USD", "30.00 USD"),
+        ("1200", "JPY", "1,200 JPY"),
+        ("1.5", "KWD", "1.500 KWD"),
+        ("-0.5", "EUR", "-0.50 EUR"),
+        (Decimal("1E+3"), "USD", "1,000.00 USD"),
+        ("8.60", "", "8.60"),
+        ("1200", "", "1,200"),
+        (None, "USD", formats.NOTHING),
+    ],
+)
+def test_money_has_the_digits_of_its_currency_and_no_zeros_behind(
+    amount: str | Decimal | None, currency: str, written: str
+) -> None:
+    assert formats.money(amount, currency) == written
+
+
+def test_nouns_agree_with_their_number() -> None:
+    assert [formats.several(count, "credit") for count in (0, 1, 2, 1200)] == [
+        "0 credits",
+        "1 credit",
+        "2 credits",
+        "1,200 credits",
+    ]
