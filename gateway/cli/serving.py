@@ -20,7 +20,7 @@ from gateway.cli.installation import apply_reload, check_postgresql, check_redis
 from gateway.config import Config, describe
 from gateway.config.secrets import ADMIN_TOKEN
 from gateway.embedded.locks import serve_lock
-from gateway.runtime.serving import EVERYTHING, HEALTH, Role, serving, wait_for_stop_signal
+from gateway.runtime.serving import EVERYTHING, HEALTH, Role, catch_stop_signals, serving
 from gateway.runtime.stores import StoreUrls, open_store_servers
 
 app = typer.Typer()
@@ -124,9 +124,10 @@ async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: 
         await check_redis(stores.redis_url)
         apply = partial(apply_reload, stores)
         serve = serving(config, roles, store_urls=stores, reload_config=read, apply=apply)
+        stop = catch_stop_signals()
         urls = await stack.enter_async_context(serve)
         _print_urls(config, urls, stores, as_json=as_json)
-        await wait_for_stop_signal()
+        await stop.wait()
 
 
 def _print_urls(config: Config, urls: Mapping[str, str], stores: StoreUrls, *, as_json: bool) -> None:

@@ -103,12 +103,12 @@ async def serving(
                     await watching
 
 
-async def wait_for_stop_signal() -> None:
-    """Returns at SIGTERM or SIGINT."""
+def catch_stop_signals() -> asyncio.Event:
+    """What SIGTERM and SIGINT set from here on. One that comes while processes start stops them once they have."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop
 
 
 @contextmanager

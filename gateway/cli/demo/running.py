@@ -20,7 +20,7 @@ from gateway.cli.demo.customers import DEMO_EMAIL
 from gateway.cli.installation import apply_reload, prepare
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
-from gateway.runtime.serving import EVERYTHING, Role, serving, wait_for_stop_signal
+from gateway.runtime.serving import EVERYTHING, Role, catch_stop_signals, serving
 from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import open_store_servers
 
@@ -72,6 +72,7 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_mon
             settings=settings,
             upstream=listening,
         )
+        stop = catch_stop_signals()
         urls = await stack.enter_async_context(serve)
         listening.close()  # the child process has its own copy
         facts = {
@@ -85,7 +86,7 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_mon
             "redis_url": stores.redis_url,
         }
         typer.echo(json.dumps(facts) if as_json else _instructions(config, facts, account))
-        await wait_for_stop_signal()
+        await stop.wait()
 
 
 def _instructions(config: Config, facts: Mapping[str, str], account: DemoAccount) -> str:

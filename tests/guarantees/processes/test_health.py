@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -261,6 +262,25 @@ async def test_processes_are_given_no_secret_that_their_role_does_not_use(site: 
         child = admin.child("admin")
         environ = psutil.Process(child).environ()
         assert {name for name in (*SECRETS, "GATEWAY_WEBHOOK_SECRET") if name in environ} == used_by("admin")
+
+
+async def test_signal_to_stop_is_heard_while_processes_start(site: Site) -> None:
+    """A proxy may serve while another process still starts: stopped then, it must drain all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        health = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "gateway", "worker", "--config", str(site.folder / "gateway.yaml")]
+    environ = {**os.environ, **site.places, "GATEWAY_SERVER__HEALTH": health}
+    process = await asyncio.create_subprocess_exec(*command, env=environ, stderr=subprocess.DEVNULL)
+    async with httpx.AsyncClient(base_url=f"http://{health}") as client:
+
+        async def starts() -> bool:
+            with suppress(httpx.ConnectError):
+                return bool((await client.get("/readyz")).json()["missing"])
+            return False
+
+        await until(starts)
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), PATIENCE_SECONDS) == 0
 
 
 async def test_worker_shows_its_series_and_nothing_of_one_that_is_dead(site: Site) -> None:
