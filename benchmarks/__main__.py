@@ -14,6 +14,7 @@ MODULES = (
     "usage_writer",
     "backups",
     "growth",
+    "reports",
     "workers",
     "overhead",
     "refusal_cost",

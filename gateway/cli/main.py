@@ -11,7 +11,7 @@ import typer
 from gateway.backup.backup_file import BackupDamaged
 from gateway.backup.dump import NothingToBackUp
 from gateway.backup.restore import RestoreRefused
-from gateway.cli import audit, credits, importing, keys, migrate, plans, price, serving, usage, users
+from gateway.cli import audit, credits, importing, keys, migrate, plans, price, report, serving, usage, users
 from gateway.cli.stores import backup, reconcile
 from gateway.config import ConfigError
 from gateway.embedded.errors import EmbeddedError
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (serving.app, migrate.app, reconcile.app, backup.app, price.app, importing.app):
+for commands in (serving.app, migrate.app, reconcile.app, backup.app, price.app, importing.app, report.app):
     app.registered_commands += commands.registered_commands
 app.add_typer(users.app, name="users")
 app.add_typer(keys.app, name="keys")

@@ -24,6 +24,7 @@ from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_s
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.overage import OverageWorker
 from gateway.workers.billing.renewals import RenewalWorker
+from gateway.workers.billing.report_months import MonthCloser
 from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
 from gateway.workers.notifications import NotificationSender
 from gateway.workers.outbox import OutboxPublisher
@@ -59,6 +60,7 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
             RenewalWorker(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
             CreditExpiryWorker(database, journal),
             OverageWorker(database),
+            MonthCloser(database, journal, value=config.credits.money),
             IdempotencyCleaner(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, AccountSnapshotReader(redis_client, meter))),

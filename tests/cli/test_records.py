@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -220,3 +223,21 @@ async def test_commands_work_alone_with_nothing_running(tmp_path: Path) -> None:
 async def test_version_is_that_of_the_installed_package() -> None:
     answer = await run("--version")
     assert (answer.code, answer.out, answer.err) == (0, f"gateway {version('metering-gateway')}\n", "")
+
+
+async def test_report_of_a_month_is_printed_as_tables_json_and_csv(place: Place, ada: dict[str, Any]) -> None:
+    month = f"{datetime.now(UTC):%Y-%m}"
+    found = (await place.run("report", "--json")).value()
+    assert (found["month"], found["closed_at"]) == (month, None)
+    (plan,) = found["plans"]
+    assert (plan["plan_id"], plan["currency"], plan["mrr"], plan["subscriptions"]) == ("team", "USD", "10.00", 1)
+    assert found["mrr"][0]["new"] == "10.00"
+    printed = await place.run("report", month)
+    assert printed.out.startswith(f"{month}, as it is now\n\nrevenue\nnone\n\nmrr\n")
+    rows = [row for row in csv.DictReader(io.StringIO((await place.run("report", month, "--csv")).out)) if row["mrr"]]
+    assert [(row["report"], row["plan_id"], row["mrr"], row["requests"]) for row in rows] == [
+        ("plans", "team", "10.00", "")
+    ]
+    assert ada["plan"] == "team"
+    for wrong in ("2026-13", "x", "2099-01"):
+        assert (await place.run("report", wrong)).code == 2

@@ -30,6 +30,7 @@ from gateway.ledger.db.tables.payments import (
     provider_objects,
     usage_reports,
 )
+from gateway.ledger.db.tables.reports import report_months, revenue_entries, subscription_movements, usage_months
 from gateway.ledger.db.tables.sessions import one_time_tokens, refresh_tokens, sessions, throttles
 from gateway.ledger.db.tables.subscriptions import (
     payment_transactions,
@@ -88,11 +89,15 @@ __all__ = [
     "provider_objects",
     "refresh_tokens",
     "refused_requests",
+    "report_months",
+    "revenue_entries",
     "sessions",
+    "subscription_movements",
     "subscription_plans",
     "subscriptions",
     "throttles",
     "usage_hours",
+    "usage_months",
     "usage_reports",
     "usage_tracking",
     "user_credits",

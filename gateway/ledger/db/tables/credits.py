@@ -170,6 +170,8 @@ credit_ledger = Table(
     ),
     # A user's ledger, newest first, by cursor; and its sum by an index-only scan.
     Index("ix_credit_ledger_user_id_id", "user_id", "id", postgresql_include=["amount"]),
+    # What has moved since the end of a month.
+    Index("ix_credit_ledger_created_at", "created_at", postgresql_using="brin"),
     Index("ix_credit_ledger_grant_id", "grant_id", postgresql_where=text("grant_id IS NOT NULL")),
     comment="Every movement of credits. Append-only: a trigger refuses UPDATE, DELETE and TRUNCATE",
 )
