@@ -36,12 +36,20 @@ _PRESETS = "; ".join(f"{name}: {about}" for name, about in PRESETS.items())
 @app.command("import")
 def import_source(
     url: Annotated[
-        str, typer.Argument(help="postgresql://…, mysql://… or sqlite:///FILE. It is opened to read.", metavar="URL")
+        str,
+        typer.Argument(
+            help="postgresql://…, mysql://… or sqlite:///FILE. It is opened to read.",
+            metavar="URL",
+            envvar="IMPORT_SOURCE_URL",  # others on the machine see arguments, and this one has a password
+        ),
     ] = "",
     mapping: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Which tables and columns are what (YAML).")
     ] = None,
     preset: Annotated[str | None, typer.Option(help=f"A mapping of a common shape. {_PRESETS}.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Instead of the `source` of the mapping: names the source for good.")
+    ] = None,
     show_preset: Annotated[bool, typer.Option("--show-preset", help="Print the preset's file, to start from.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show counts and what does not fit, and write nothing.")
@@ -67,6 +75,7 @@ def import_source(
         raise typer.BadParameter("where to import from is missing", param_hint="URL")
     try:
         described = load_preset(preset) if preset is not None else load(mapping or Path())
+        described = described if source is None else described.named(source)
         settings = load_config(config, data_dir)
         summary = asyncio.run(_import(settings, url, described, is_dry=dry_run, is_strict=strict, as_json=as_json))
     except InvalidMapping as error:

@@ -105,6 +105,12 @@ class SourceMapping(_Strict):
                 raise ValueError(f"{section}.fields: {', '.join(missing)} is required")
         return self
 
+    def named(self, source: str) -> SourceMapping:
+        """The same for another source. Raises InvalidMapping."""
+        if not _NAMESPACE.fullmatch(source):
+            raise InvalidMapping(f"source: {source!r} is not a letter and up to 31 letters, digits, _ and -, all small")
+        return self.model_copy(update={"source": source})
+
     def tables(self) -> dict[Section, TableMapping]:
         """The mapped sections, in the order in which they are imported."""
         found = {section: getattr(self, section) for section in Section}

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from datetime import UTC, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,10 +16,14 @@ from sqlalchemy import text
 
 from gateway.embedded.stores import Stores
 from gateway.importing.sections import Section
+from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
+from gateway.ledger.payments.provider_subscriptions import sync_from_provider
+from gateway.ledger.subscriptions import subscriptions
+from policies.model import SubscriptionStatus
 from tests.cli.commands import ENVIRON, _command, _forks, run
 from tests.importing.conftest import NewSource
-from tests.importing.examples import EXAMPLES, Example, plan_permissions, write
+from tests.importing.examples import BEGAN, ENDS, EXAMPLES, Example, email, firebase, plan_permissions, write
 from tests.importing.importing import balances, differences, owners, run_import, snapshot
 
 USERS = 8
@@ -105,6 +110,35 @@ async def test_a_running_period_has_its_credits_once(target: Database, new_sourc
         " FROM user_credits c JOIN credit_grants g ON g.subscription_id = c.subscription_id"
         " AND g.period_start = c.period_start",
     ) == [(6, 6)]
+    await target.close()
+
+
+async def test_what_a_provider_says_after_an_import_grants_no_period_twice(
+    target: Database, new_source: NewSource
+) -> None:
+    """Its next message of the same period finds that the period has its credits; the next period gets its own."""
+    example, url = firebase(USERS), await new_source("sqlite")
+    await write(url, example.tables, keys=example.key_columns)
+    await run_import(target, url, "firebase")
+    start, end = BEGAN.replace(tzinfo=UTC), ENDS.replace(tzinfo=UTC)
+    async with target.transaction() as connection:
+        found = await subscriptions.get_by_provider(connection, "stripe", "sub_fb1")
+        assert found is not None
+        for period, gained in (((start, end), 0), ((end, end + timedelta(days=30)), 500)):
+            await sync_from_provider(
+                connection,
+                found.id,
+                status=SubscriptionStatus.ACTIVE,
+                period_start=period[0],
+                period_end=period[1],
+                cancel_at_period_end=False,
+                quantity=1,
+                now=period[0] + timedelta(days=11),
+                actor="provider:stripe",
+            )
+            balance = await grants.get_balance(connection, found.user_id)
+            assert balance is not None
+            assert balance.current_credits == example.balances[email(1)] + gained
     await target.close()
 
 

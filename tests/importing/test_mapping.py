@@ -7,8 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
 
+from gateway.cli.main import app
 from gateway.importing import values
 from gateway.importing.accounts import shared_prefix
 from gateway.importing.importer import BATCH
@@ -85,6 +89,57 @@ async def test_pages_of_any_key_give_each_row_once_and_where_filters(
     assert done.counts == {"users": sum(not each["is_gone"] for each in people)}
     assert await balances(target) == {str(each["mail"]): 0 for each in people if not each["is_gone"]}
     await target.close()
+
+
+async def test_native_types_of_postgresql_are_read(own_database_url: str, new_source: NewSource) -> None:
+    url, target = await new_source("postgresql"), Database(own_database_url)
+    connection = await asyncpg.connect(url)
+    await connection.execute("""
+        CREATE SCHEMA app;
+        CREATE TYPE app.state AS ENUM ('on', 'off');
+        CREATE TABLE app.people (id uuid PRIMARY KEY, mail text, state app.state, extra jsonb, joined timestamptz);
+        CREATE TABLE app.tokens (id bigint PRIMARY KEY, owner uuid, hash bytea, scopes text[], ips inet[]);
+        INSERT INTO app.people SELECT gen_random_uuid(), 'p' || n || '@example.com', 'off', '{"a": [1, "é"]}',
+               '2026-03-01 13:00+01' FROM generate_series(1, 3) n;
+        INSERT INTO app.tokens SELECT 5000000000 + row_number() OVER (), id, sha256(id::text::bytea), '{read}', NULL
+          FROM app.people;
+    """)
+    await connection.close()
+    users = {
+        "email": "mail",
+        "status": {"column": "state", "map": {"on": "active", "off": "suspended"}},
+        "metadata": "extra",
+        "created_at": "joined",
+    }
+    keys = {"user": "owner", "digest": "hash", "prefix": {"value": "acme_"}, "allowed_ips": "ips"}
+    tables = {"users": {"table": "app.people", "fields": users}, "keys": {"table": "app.tokens", "fields": keys}}
+    done = await run_import(target, url, SourceMapping.model_validate({"source": "acme", **tables}))
+    assert (done.counts, done.problems) == ({"users": 3, "keys": 3}, [])
+    async with target.read() as reading:
+        query = "SELECT DISTINCT status, metadata, created_at, external_id = metadata ->> 'x' FROM users"
+        assert [tuple(row) for row in await reading.execute(text(query))] == [
+            ("suspended", {"a": [1, "é"]}, NOON, None)
+        ]
+    await target.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("sqlite:///x.db",), "give one of --mapping and --preset"),
+        (("sqlite:///x.db", "--preset", "firestore"), "there are plan-permissions, firebase, customers"),
+        (("--preset", "firebase"), "where to import from is missing"),
+        (("sqlite:///x.db", "--preset", "firebase", "--source", "My App"), "is not a letter and up to 31"),
+    ],
+)
+def test_a_command_that_names_no_import_is_wrong_usage(arguments: tuple[str, ...], complaint: str) -> None:
+    answer = CliRunner().invoke(app, ["import", *arguments], env={"COLUMNS": "200"})
+    assert (answer.exit_code, complaint in answer.output) == (2, True), answer.output
+
+
+def test_a_preset_can_be_printed_to_start_from() -> None:
+    answer = CliRunner().invoke(app, ["import", "--preset", "customers", "--show-preset"])
+    assert parse(answer.output, name="printed").named("mine").source == "mine"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from tests.api.conftest import PEPPERS, AdminApi
+from tests.importing.examples import EXAMPLES, secret, write
+from tests.importing.importing import run_import
 
 
 def an_item(user: dict[str, Any], key: str, **given: Any) -> dict[str, Any]:
@@ -60,3 +63,34 @@ async def test_key_import_refuses_a_malformed_digest_by_name(admin_api: AdminApi
     ):
         response = await admin_api.call("POST", "/keys/import", status=422, json=body)
         assert response["errors"][0]["field"] == field
+
+
+async def test_keys_of_an_imported_database_are_verified_with_their_plan_and_credits(
+    admin_api: AdminApi, tmp_path: Path
+) -> None:
+    """In the clear and as digests, of accounts with and without a subscription."""
+    for shape in ("plan-permissions", "firebase"):
+        example, url = EXAMPLES[shape](4), f"sqlite:///{tmp_path / shape}.db"
+        tables = {name: [_apart(row, shape) for row in rows] for name, rows in example.tables.items()}
+        await write(url, tables, keys=example.key_columns)
+        done = await run_import(admin_api.database, url, shape)
+        assert done.problems == []
+    for number, code in ((1, None), (4, "subscription_inactive")):
+        key = f"{secret(number)}plan-permissions"
+        verdict = await admin_api.post("/keys/verify", {"key": key, "route": "analyze", "credits": 1})
+        assert verdict["code"] == code, verdict
+    for credits, code in ((5, None), (6, "insufficient_credits")):
+        verdict = await admin_api.post("/keys/verify", {"key": f"{secret(1)}firebase", "credits": credits})
+        assert (verdict["code"], verdict["plan"]) == (code, "studio")
+
+
+def _apart(row: dict[str, Any], shape: str) -> dict[str, Any]:
+    """Addresses and keys that no other example of this database has."""
+    own = dict(row)
+    if "email" in own:
+        own["email"] = f"{shape}.{own['email']}"
+    if "key" in own:
+        own["key"] += shape
+    if "key_hash" in own:
+        own["key_hash"] = hashlib.sha256(f"{secret(int(own['id'].removeprefix('key-')))}{shape}".encode()).hexdigest()
+    return own
