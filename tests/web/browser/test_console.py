@@ -24,7 +24,7 @@ from tests.web.console.operators import Api
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; .ci/packages installs it")
 
 # In the suite those that have something of their own; the rest behind full scale.
-PAGES = ("", "/find?q=example", "/accounts/{user}", "/usage", "/plans/{plan}", "/why", "/audit?verify=1", "/system")
+PAGES = ("", "/find?q=example", "/accounts/{user}", "/usage", "/plans/{plan}")
 MORE_PAGES = (
     "/plans",
     "/prices",
@@ -32,6 +32,9 @@ MORE_PAGES = (
     "/money?list=invoices",
     "/money?list=events",
     "/tokens",
+    "/why",
+    "/audit?verify=1",
+    "/system",
     "/accounts/{user}/ledger",
 )
 
