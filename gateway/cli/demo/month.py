@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli.demo import billing
@@ -43,6 +43,7 @@ _BACKDATED = (
     *("users", "api_keys", "user_credits", "credit_grants", "credit_ledger", "subscriptions", "billing_spans"),
     *("invoices", "payment_transactions", "payment_allocations", "checkouts", "webhook_events"),
 )
+_TIME_SETTING = "gateway.demo_time"
 _SUSPENDED = "ivan.petrov@mail.example"
 # What the customer who signs in sees of refusals: the day, the code, how many.
 _REFUSED_DEMO: Mapping[int, tuple[Refusal, int]] = {
@@ -69,7 +70,7 @@ async def seed_month(
             return None
     month = Month(connection, customers, routes=routes, issuer=issuer, now=now)
     first = max(customer.since for customer in customers)
-    await month.create_partitions(first)
+    await month.begin(first)
     for days_ago in range(first, -1, -1):
         await month.add_day(days_ago, demo_key=demo_key, password_hash=password_hash)
     await month.finish()
@@ -100,7 +101,9 @@ class Month:
     def user_id_of(self, email: str) -> UUID:
         return self._callers[email].user_id
 
-    async def create_partitions(self, days: int) -> None:
+    async def begin(self, days: int) -> None:
+        """Makes room for the calls of so many days."""
+        await begin_backdating(self._connection)
         await month_partitions.create_missing(
             self._connection, now=self._now - timedelta(days=days), months_ahead=days // 28 + 2
         )
@@ -122,7 +125,7 @@ class Month:
         """Suspends an account, and leaves no mail about the past to be sent."""
         await set_creation_time(self._connection, self._now - timedelta(hours=5))
         await billing.record_failed_event(self._connection, self._now - timedelta(hours=5))
-        await set_creation_time(self._connection, None)
+        await end_backdating(self._connection)
         suspended = await users.suspend(self._connection, self._callers[_SUSPENDED].user_id)
         await self._record("users.suspend", suspended.id, reason="shares his key in a public repository")
         await self._connection.execute(delete(notice_deliveries))
@@ -205,12 +208,24 @@ class Month:
         )
 
 
-async def set_creation_time(connection: AsyncConnection, instant: datetime | None) -> None:
-    """New rows get `instant` as created_at until the next call; None: the present again.
+async def begin_backdating(connection: AsyncConnection) -> None:
+    """New rows get as created_at what `set_creation_time` says, until `end_backdating`.
 
-    The ledger is append-only, so nothing can be backdated later. DDL takes no parameters, hence the literal.
+    The ledger is append-only, so nothing can be backdated later. DDL takes no parameters, hence the setting.
     """
-    default = "now()" if instant is None else f"timestamptz '{instant.isoformat()}'"
+    await _set_defaults(connection, f"CAST(current_setting('{_TIME_SETTING}') AS timestamptz)")
+
+
+async def set_creation_time(connection: AsyncConnection, instant: datetime) -> None:
+    setting = {"name": _TIME_SETTING, "instant": instant.isoformat()}
+    await connection.execute(text("SELECT set_config(:name, :instant, true)"), setting)
+
+
+async def end_backdating(connection: AsyncConnection) -> None:
+    await _set_defaults(connection, "now()")
+
+
+async def _set_defaults(connection: AsyncConnection, default: str) -> None:
     for table in _BACKDATED:
         await connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN created_at SET DEFAULT {default}")
 

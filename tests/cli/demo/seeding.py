@@ -18,8 +18,10 @@ from gateway.runtime.payments import build_issuer
 
 NOW = datetime(2026, 11, 18, 15, 30, tzinfo=UTC)
 PEPPERS = {1: b"pepper of the month"}
-# Who calls a hundred times a day says no more about the month than who calls ten times.
-FEW_CALLS = tuple(replace(customer, calls=min(customer.calls, 10)) for customer in CUSTOMERS)
+# Who calls a hundred times a day, or for two months, says no more about the month than who calls seven times for one.
+FEW_CALLS = tuple(
+    replace(customer, calls=min(customer.calls, 7), since=min(customer.since, 36)) for customer in CUSTOMERS
+)
 DEMO_KEY = Fingerprint("gw_live_demo", "demo", b"k" * 32)
 
 
