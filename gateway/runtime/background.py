@@ -51,14 +51,15 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
         meter = Meter(redis_client, partitions=partitions, owner="worker", register=register)
         journal = Journal(redis_client, partitions)
         notifiers = await stack.enter_async_context(notification_workers(config, database))
+        grace = timedelta(seconds=config.billing.past_due_grace_seconds)
         workers: tuple[Worker, ...] = (
             GatheringWriter(UsageWriter(database, journal)),
             HoldSweeper(meter, Holds(redis_client, partitions)),
             OutboxPublisher(database, meter),
             StoreWatch(meter),
             MonthPartitionWorker(database),
-            RenewalWorker(database, journal, grace=timedelta(seconds=config.billing.past_due_grace_seconds)),
-            CreditExpiryWorker(database, journal),
+            RenewalWorker(database, journal, grace=grace),
+            CreditExpiryWorker(database, journal, grace=grace),
             OverageWorker(database),
             MonthCloser(database, journal, value=config.credits.money),
             IdempotencyCleaner(database),

@@ -134,7 +134,7 @@ async def test_workers_go_on_after_broken_values(account: AccountApi, own: Datab
     workers = (
         OutboxPublisher(own, meter),
         RenewalWorker(own, journal, grace=timedelta(days=3), now=in_two_months),
-        CreditExpiryWorker(own, journal, now=in_two_months),
+        CreditExpiryWorker(own, journal, grace=timedelta(days=3), now=in_two_months),
         OutboxPublisher(own, meter),
         NotificationSender(own, mailer, None, context=TemplateContext(secret="secret")),
     )

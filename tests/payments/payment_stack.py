@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from secrets import token_bytes
 from typing import Any
@@ -24,7 +24,7 @@ from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
-from gateway.ledger.credits import grants
+from gateway.ledger.credits import expiry, grants
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts, payments
 from gateway.ledger.payments.checkouts import Checkout
@@ -35,6 +35,7 @@ from gateway.payments.provider import Provider
 from gateway.workers.billing.webhook_processor import WebhookProcessor
 
 SECRET = "secret-of-the-tests"
+GRACE = timedelta(days=3)
 LIFETIMES = Lifetimes(
     access=timedelta(minutes=15),
     refresh=timedelta(days=30),
@@ -118,6 +119,11 @@ class PaymentStack:
                     return processed
             processed += await self.processor.run_once()
 
+    async def expire(self, user: User, *, at: datetime) -> None:
+        """Ends the user's credits as the worker does, whose time is `at`."""
+        async with self.database.transaction() as connection:
+            await expiry.apply_due(connection, user.id, now=at, grace=GRACE)
+
     async def subscription(self, user: User) -> StoredSubscription | None:
         async with self.database.read() as connection:
             return await subscriptions.get_latest(connection, user.id)
@@ -188,7 +194,7 @@ def account_app(database: Database, checkout_service: CheckoutService) -> Any:
         entropy=token_bytes,
         meter=None,  # type: ignore[arg-type] # nothing here is metered
         routes={},
-        past_due_grace=timedelta(days=3),
+        past_due_grace=GRACE,
     )
     return build_account(dependencies, checkout_service=checkout_service)
 

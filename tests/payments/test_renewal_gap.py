@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from unittest.mock import AsyncMock
+from uuid import uuid4
 
 import pytest
 
 from gateway.clock import now
+from gateway.ledger.accounts import users
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.credits import expiry
+from gateway.ledger.payments import provider_sync
+from gateway.ledger.subscriptions import lifecycle
 from gateway.payments.provider import PriceChange
+from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from tests.guarantees.simulation.stripe_lives import Calls
 from tests.payments.fake_stripe import FakeStripe, Object
-from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.payment_stack import GRACE, PaymentStack, only
 from tests.payments.stripe.test_past_due import admitted
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, spend, subscribe_and_pay
 from tests.workers.conftest import Backend, backend  # noqa: F401 - the fixture of both stores
@@ -30,34 +36,75 @@ async def renewing(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[User, 
     await spend(stack, user, 600)
     ended = (await current_subscription(stack, user)).current_period_end
     draft = fake_stripe.begin_renewal(subscription_id)
-    async with stack.database.transaction() as connection:
-        await expiry.apply_due(connection, user.id, now=ended)
     await deliver_all(stack, fake_stripe)
+    await stack.expire(user, at=ended)
     return user, draft
 
 
+@pytest.mark.parametrize("heard_after", [0, 5, 35, 65], ids=lambda minutes: f"{minutes} minutes")
 async def test_no_call_is_refused_while_the_invoice_is_a_draft_for_65_minutes(
     stripe_stack: PaymentStack,
     fake_stripe: FakeStripe,
     backend: Backend,  # noqa: F811 - the fixture
+    heard_after: int,
 ) -> None:
-    """Each call passes the check of its account, and is admitted on the balance that Redis knows."""
-    user, draft = await renewing(stripe_stack, fake_stripe)
-    began = (await current_subscription(stripe_stack, user)).current_period_start
-    calls = Calls(backend, user)
+    """Each call passes the check of its account, and is admitted on the balance that Redis knows.
+
+    Until the draft is heard of the subscriber lives on what is left of the period before. The workers run meanwhile.
+    """
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await spend(stripe_stack, user, 600)
+    began = (await current_subscription(stripe_stack, user)).current_period_end
+    draft, calls = fake_stripe.begin_renewal(subscription_id), Calls(backend, user)
     for minute in range(0, 66, 5):
         at = began + minute * MINUTE
-        async with stripe_stack.database.transaction() as connection:
-            await expiry.apply_due(connection, user.id, now=at)
+        keeper = CreditExpiryWorker(backend.database, backend.journal, grace=GRACE, now=lambda at=at: at)  # type: ignore[misc] # bound at once
+        await keeper.run_once()
+        if minute == heard_after:
+            await deliver_all(stripe_stack, fake_stripe)
+            spent_before = calls.spent
+            await keeper.run_once()
         assert (await admitted(stripe_stack, user, at=at)).status == "active"
         assert await calls.call(10, at=at), f"refused after {minute} minutes"
         await calls.end()
         await calls.record()
-        assert await stripe_stack.balance(user) == 1000 - calls.spent
+        assert await stripe_stack.balance(user) == (
+            400 - calls.spent if minute < heard_after else 1000 - calls.spent + spent_before
+        )
     fake_stripe.charge_renewal(draft)
     await deliver_all(stripe_stack, fake_stripe)
     state = await stripe_stack.billing_state(user)
-    assert (state.status, state.balance, state.granted, calls.spent) == ("active", 860, 2000, 140)
+    assert (state.status, state.granted, calls.spent) == ("active", 2000, 140)
+    assert state.balance == 860 + spent_before
+
+
+async def test_credits_of_a_period_end_with_it_where_no_other_is_to_come(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """Cancelled, or not billed by a provider."""
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await stripe_stack.provider.cancel(subscription_id, at_period_end=True)
+    await deliver_all(stripe_stack, fake_stripe)
+    await stripe_stack.expire(user, at=(await current_subscription(stripe_stack, user)).current_period_end)
+    assert await stripe_stack.balance(user) == 0
+    async with stripe_stack.database.transaction() as connection:
+        own = await users.create(connection, f"{uuid4().hex}@example.com")
+        manual = await lifecycle.start(connection, own.id, plan_id="basic", now=now())
+    await stripe_stack.expire(own, at=manual.current_period_end)
+    assert await stripe_stack.balance(own) == 0
+
+
+async def test_grant_that_waits_is_not_due(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    """So that those who wait take no place in the worker's batch."""
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    ended = (await current_subscription(stripe_stack, user)).current_period_end
+    for at, is_due in ((ended, False), (ended + GRACE, True)):
+        async with stripe_stack.database.read() as connection:
+            due = await expiry.list_due_accounts(connection, now=at, grace=GRACE, limit=10_000)
+        assert (user.id in due) is is_due
 
 
 async def test_advance_is_taken_back_when_the_payment_fails_and_granted_once_it_is_paid(
@@ -124,13 +171,19 @@ async def test_renewal_that_failed_at_once_is_no_advance(stripe_stack: PaymentSt
     assert (await stripe_stack.billing_state(user)).granted == 1000
 
 
-async def test_paused_collection_advances_nothing(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+async def test_paused_collection_advances_nothing(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     user = await stripe_stack.create_user()
     subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
     fake_stripe.objects[subscription_id]["pause_collection"] = {"behavior": "keep_as_draft"}
+    ended = (await current_subscription(stripe_stack, user)).current_period_end
+    monkeypatch.setattr(provider_sync, "database_time", AsyncMock(return_value=ended + MINUTE))
     fake_stripe.begin_renewal(subscription_id)
     await deliver_all(stripe_stack, fake_stripe)
     assert (await stripe_stack.billing_state(user)).granted == 1000
+    await stripe_stack.expire(user, at=ended + MINUTE)  # no payment of the next period is under way
+    assert await stripe_stack.balance(user) == 0
 
 
 @pytest.mark.parametrize(("days_after_end", "is_ending"), [(0, True), (60, False)])

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.provider_prices import PlanPrice
+from gateway.ledger.credits import expiry
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
@@ -94,7 +95,7 @@ async def sync_from_provider(
         past_due_since=_past_due_since(before, status=status, settlement=settlement, now=now),
         canceled_at=_canceled_at(before, status=status, is_ending=changes["cancel_at_period_end"], now=now),
     )
-    await _settle_advance(connection, synced, settlement, actor=actor)
+    await _settle_advance(connection, synced, settlement, now=now, actor=actor)
     if status in _PAID or settlement is Settlement.ADVANCED:
         await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
     if settlement is Settlement.ADVANCED:
@@ -103,13 +104,19 @@ async def sync_from_provider(
 
 
 async def _settle_advance(
-    connection: AsyncConnection, synced: StoredSubscription, settlement: Settlement | None, *, actor: str
+    connection: AsyncConnection,
+    synced: StoredSubscription,
+    settlement: Settlement | None,
+    *,
+    now: datetime,
+    actor: str,
 ) -> None:
     """Makes an advance the period's credits once it is paid for, or takes it back once it will not be."""
     if settlement is Settlement.PAID:
         await advances.settle(connection, synced, plan=await plan_of(connection, synced), actor=actor)
     elif settlement is Settlement.UNPAID:
         await advances.take_back(connection, synced, actor=actor)
+        await expiry.wait_no_longer(connection, synced.id, now=now)
 
 
 async def list_to_cancel(connection: AsyncConnection, *, provider: str, limit: int) -> list[StoredSubscription]:

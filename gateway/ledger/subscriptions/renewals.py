@@ -72,7 +72,7 @@ async def advance(
         event = _due_event(subscription, now=now, grace=grace)
         if event is None:
             return done
-        subscription = await _apply(connection, subscription, event, actor=actor)
+        subscription = await _apply(connection, subscription, event, grace=grace, actor=actor)
     return MAX_EVENTS_PER_RUN
 
 
@@ -120,7 +120,12 @@ async def count_usage(connection: AsyncConnection, subscription_id: UUID, *, now
 
 
 async def _apply(
-    connection: AsyncConnection, subscription: StoredSubscription, event: SubscriptionEvent, *, actor: str
+    connection: AsyncConnection,
+    subscription: StoredSubscription,
+    event: SubscriptionEvent,
+    *,
+    grace: timedelta,
+    actor: str,
 ) -> StoredSubscription:
     changes = transition(subscription, event)
     ended, end = await plan_of(connection, subscription), subscription.current_period_end
@@ -129,7 +134,7 @@ async def _apply(
         await advances.take_back(connection, subscription, actor=actor)
         return await update(connection, subscription.id, **changes)
     # Credits expire before the next period's credits are granted, also when both are late.
-    await expiry.apply_due(connection, subscription.user_id, now=subscription.current_period_end, actor=actor)
+    await expiry.apply_due(connection, subscription.user_id, now=end, grace=grace, actor=actor)
     if await unpin_after_period(connection, subscription.id):
         subscription = await get_existing(connection, subscription.id)
     plan = await plan_of(connection, subscription)

@@ -7,7 +7,7 @@ a credit is used or expires, never both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from gateway import clock
@@ -23,15 +23,18 @@ BATCH_ACCOUNTS = 200
 class CreditExpiryWorker:
     """Any number may run: each skips accounts that another one has locked. After downtime it catches up.
 
-    While Redis is away it changes nothing, since the journal is unknown. The time is that of PostgreSQL, unless `now`
-    is given.
+    `grace` is how long credits wait for the next period of a subscription that a provider bills. While Redis is away it
+    changes nothing, since the journal is unknown. The time is that of PostgreSQL, unless `now` is given.
     """
 
     idle_seconds = 5.0
 
-    def __init__(self, database: Database, journal: Journal, *, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self, database: Database, journal: Journal, *, grace: timedelta, now: Callable[[], datetime] | None = None
+    ) -> None:
         self._database = database
         self._journal = journal
+        self._grace = grace
         self._now = now
         self._quarantine = Quarantine("credits", now or clock.now)
 
@@ -41,7 +44,9 @@ class CreditExpiryWorker:
         quarantined = self._quarantine.quarantined()
         now = (await self._journal.backlog()).written_until(asked_at)
         async with self._database.read() as connection:
-            due = await expiry.list_due_accounts(connection, now=now, limit=BATCH_ACCOUNTS, exclude=quarantined)
+            due = await expiry.list_due_accounts(
+                connection, now=now, grace=self._grace, limit=BATCH_ACCOUNTS, exclude=quarantined
+            )
         moved = 0
         for user_id in due:
             try:
@@ -54,8 +59,6 @@ class CreditExpiryWorker:
 
     async def _apply_due(self, user_id: UUID, now: datetime) -> int:
         async with self._database.transaction() as connection:
-            return (
-                await expiry.apply_due(connection, user_id, now=now)
-                if await expiry.try_lock(connection, user_id)
-                else 0
-            )
+            if not await expiry.try_lock(connection, user_id):
+                return 0
+            return await expiry.apply_due(connection, user_id, now=now, grace=self._grace)

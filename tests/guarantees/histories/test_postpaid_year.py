@@ -319,7 +319,7 @@ async def _work(world: World) -> None:
     for make in (
         lambda: UsageWriter(database, journal),
         lambda: RenewalWorker(database, journal, grace=GRACE, now=lambda: now),
-        lambda: CreditExpiryWorker(database, journal, now=lambda: now),
+        lambda: CreditExpiryWorker(database, journal, grace=GRACE, now=lambda: now),
         lambda: OverageWorker(database, now=lambda: now),
         lambda: InvoiceWorker(database, journal, issuer=issuer, close_after=timedelta(hours=1), now=lambda: now),
         lambda: UsageReportSender(database, world.meter),

@@ -98,7 +98,7 @@ async def _lives(backend: Backend, random: Random) -> list[Life]:  # noqa: F811 
 async def _work(backend: Backend, lives: Sequence[Life], now: datetime) -> None:  # noqa: F811 - the fixture
     """Runs the workers until they have caught up, two of a kind at once."""
     movers = [RenewalWorker(backend.database, backend.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
-    keepers = [CreditExpiryWorker(backend.database, backend.journal, now=lambda: now) for _ in range(2)]
+    keepers = [CreditExpiryWorker(backend.database, backend.journal, grace=GRACE, now=lambda: now) for _ in range(2)]
     while any(await asyncio.gather(*(mover.run_once() for mover in movers))):
         pass
     while any(await asyncio.gather(*(keeper.run_once() for keeper in keepers))):

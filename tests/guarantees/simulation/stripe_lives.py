@@ -8,14 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import uuid4
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
-from gateway.ledger.credits import expiry
 from gateway.ledger.subscriptions import renewals
 from gateway.meter.replies import Verdict
 from gateway.workers.outbox import OutboxPublisher
@@ -23,10 +22,9 @@ from gateway.workers.usage.usage_writer import UsageWriter
 from tests.guarantees.simulation.second_books import Object, SecondBooks
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, signed
-from tests.payments.payment_stack import PaymentStack
+from tests.payments.payment_stack import GRACE, PaymentStack
 from tests.workers.conftest import UNLIMITED, Backend, a_prefix, a_suffix
 
-GRACE = timedelta(days=3)
 DAY = 86_400
 # Plan, price, credits of a period, by seat or not.
 SOLD = (("basic", 999, 100, False), ("pro", 2999, 1000, False), ("team", 500, 50, True))
@@ -268,8 +266,8 @@ class Life:
                 await self.calls.record()
         await self.stack.process_all()
         found = await self.stack.subscription(self.user)
+        await self.stack.expire(self.user, at=self.now())
         async with self.stack.database.transaction() as connection:
-            await expiry.apply_due(connection, self.user.id, now=self.now())
             if found is not None:
                 await renewals.advance(connection, found.id, now=self.now(), grace=GRACE)
         await self.calls.record()

@@ -98,7 +98,7 @@ async def test_canceled_subscription_expires_without_refill(connection: AsyncCon
     await lifecycle.cancel(connection, first.id, now=NOON)
     ended = await turned(connection, first, NOON + timedelta(days=90))
     assert (ended.status, ended.canceled_at) == (Status.EXPIRED, NOON)
-    await expiry.apply_due(connection, first.user_id, now=NOON + timedelta(days=90))
+    await expiry.apply_due(connection, first.user_id, now=NOON + timedelta(days=90), grace=GRACE)
     assert await kinds(connection, first.user_id) == [("grant", 100), ("expiry", -100)]
 
 

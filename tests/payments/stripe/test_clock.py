@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from gateway.ledger.accounts.users import User
-from gateway.ledger.credits import expiry
 from gateway.ledger.payments import provider_sync
 from gateway.ledger.subscriptions import renewals
 from tests.payments.fake_stripe import FakeStripe
-from tests.payments.payment_stack import PaymentStack
+from tests.payments.payment_stack import GRACE, PaymentStack
 from tests.payments.stripe.fake.clock import DAY, HOUR
 from tests.payments.stripe.test_past_due import change_terms
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
-
-GRACE = timedelta(days=3)
 
 
 @pytest.fixture
@@ -40,8 +37,8 @@ async def pass_time(stack: PaymentStack, fake_stripe: FakeStripe, user: User, se
             fake_stripe.clock.advance(min(HOUR, until - fake_stripe.now))
         await deliver_all(stack, fake_stripe)
         now = datetime.fromtimestamp(fake_stripe.now, UTC)
+        await stack.expire(user, at=now)
         async with stack.database.transaction() as connection:
-            await expiry.apply_due(connection, user.id, now=now)
             if (found := await stack.subscription(user)) is not None:
                 await renewals.advance(connection, found.id, now=now, grace=GRACE)
 

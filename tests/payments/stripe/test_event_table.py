@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from gateway.clock import now
 from gateway.ledger.accounts.users import User
-from gateway.ledger.credits import expiry
 from policies.model import PastDue, Refused
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, Object, signed
-from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.payment_stack import GRACE, PaymentStack, only
 from tests.payments.stripe.test_past_due import admitted, buy_pack, change_terms, end_grace
 from tests.payments.stripe.test_scheduled_changes import ask
 from tests.payments.test_price_changes import raise_price
@@ -31,18 +32,19 @@ class Case:
     user: User
     subscription_id: str
     is_reversed: bool
+    time: datetime = field(default_factory=now)
 
     async def hear(self) -> None:
         events = self.world.new_events()
         for event in (*events[:: -1 if self.is_reversed else 1], *events):
             await self.stack.deliver(*signed(event, STRIPE_SECRETS[0]))
         await self.stack.process_all()
+        await self.stack.expire(self.user, at=self.time)
 
-    async def end_period(self) -> None:
-        """What is left of the credits of the first period expires."""
-        ended = (await current_subscription(self.stack, self.user)).current_period_end
-        async with self.stack.database.transaction() as connection:
-            await expiry.apply_due(connection, self.user.id, now=ended)
+    async def end_period(self, *, after: timedelta = timedelta(0)) -> None:
+        """The worker runs so long after the end of the first period, before anything is heard of the next."""
+        self.time = (await current_subscription(self.stack, self.user)).current_period_end + after
+        await self.stack.expire(self.user, at=self.time)
 
     async def renew(self, *, succeeds: bool) -> Object:
         await self.end_period()
@@ -62,6 +64,14 @@ class Case:
 
 async def nothing(case: Case) -> None:
     del case
+
+
+async def unheard(case: Case) -> None:
+    await case.end_period(after=GRACE - timedelta(seconds=1))
+
+
+async def unheard_for_long(case: Case) -> None:
+    await case.end_period(after=GRACE)
 
 
 async def drafted(case: Case) -> None:
@@ -186,6 +196,8 @@ async def price_raised(case: Case) -> None:
 
 EVENTS: dict[str, Callable[[Case], Awaitable[None]]] = {
     "nothing": nothing,
+    "the period ends, and Stripe tells of no other": unheard,
+    "it tells of none until the grace is over": unheard_for_long,
     "the next period begins, its invoice a draft": drafted,
     "the draft is paid": draft_paid,
     "the draft's payment fails": draft_failed,

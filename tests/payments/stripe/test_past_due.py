@@ -13,15 +13,12 @@ from gateway.clock import now
 from gateway.ledger.accounts import principals
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
-from gateway.ledger.credits import expiry
 from gateway.ledger.subscriptions import renewals
 from policies.access.authorization import check_account
 from policies.model import PastDue, Refused, Subscription
 from tests.payments.fake_stripe import FakeStripe, Object
-from tests.payments.payment_stack import PaymentStack
+from tests.payments.payment_stack import GRACE, PaymentStack
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, spend, subscribe_and_pay
-
-GRACE = timedelta(days=3)
 
 
 async def change_terms(stack: PaymentStack, plan_id: str, **terms: Any) -> None:
@@ -51,9 +48,9 @@ async def fail_renewal(stack: PaymentStack, fake_stripe: FakeStripe, user: User,
     await spend(stack, user, 1000 - left)
     ended = (await current_subscription(stack, user)).current_period_end
     invoice = fake_stripe.renew(subscription_id, succeeds=False)
-    async with stack.database.transaction() as connection:
-        await expiry.apply_due(connection, user.id, now=ended)
+    await stack.expire(user, at=ended)
     await deliver_all(stack, fake_stripe)
+    await stack.expire(user, at=ended)
     return invoice
 
 

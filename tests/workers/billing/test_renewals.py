@@ -73,7 +73,7 @@ async def test_concurrent_renewal_workers_grant_each_period_once(ledger: Databas
 async def test_concurrent_expiry_workers_expire_each_grant_once(ledger: Database, journal: Journal) -> None:
     user_ids = await _subscribe(ledger, rolls_over=False)
     late = NOON + timedelta(days=62)
-    await _work(*(CreditExpiryWorker(ledger, journal, now=lambda: late) for _ in range(4)))
+    await _work(*(CreditExpiryWorker(ledger, journal, grace=GRACE, now=lambda: late) for _ in range(4)))
     assert await _balances(ledger, user_ids) == [0] * ACCOUNTS
     async with ledger.read() as connection:
         expired = "SELECT count(*), sum(amount) FROM credit_ledger WHERE kind = 'expiry'"
@@ -96,7 +96,7 @@ async def test_host_whose_clock_is_ahead_ends_nothing(
             expires_at=present + timedelta(minutes=30),
         )
     monkeypatch.setattr("gateway.clock.now", lambda: present + timedelta(hours=1))
-    await _work(CreditExpiryWorker(ledger, journal), RenewalWorker(ledger, journal, grace=GRACE))
+    await _work(CreditExpiryWorker(ledger, journal, grace=GRACE), RenewalWorker(ledger, journal, grace=GRACE))
     assert await _balances(ledger, [user.id]) == [500]
 
 
@@ -144,7 +144,7 @@ async def test_nothing_is_applied_before_its_time(ledger: Database, journal: Jou
 async def _nothing_at(ledger: Database, journal: Journal, now: datetime) -> bool:
     mover, keeper = (
         RenewalWorker(ledger, journal, grace=GRACE, now=lambda: now),
-        CreditExpiryWorker(ledger, journal, now=lambda: now),
+        CreditExpiryWorker(ledger, journal, grace=GRACE, now=lambda: now),
     )
     return (await mover.run_once(), await keeper.run_once()) == (0, 0)
 

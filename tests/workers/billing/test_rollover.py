@@ -46,7 +46,7 @@ async def _used(backend: Backend, user_id: UUID, *, ago: timedelta) -> None:
 
 async def _moved(backend: Backend, now: Callable[[], datetime]) -> int:
     """Runs both workers, in either order."""
-    keeper = CreditExpiryWorker(backend.database, backend.journal, now=now)
+    keeper = CreditExpiryWorker(backend.database, backend.journal, grace=GRACE, now=now)
     mover = RenewalWorker(backend.database, backend.journal, grace=GRACE, now=now)
     return await keeper.run_once() + await mover.run_once()
 
@@ -88,7 +88,7 @@ async def test_renewal_waits_while_redis_is_away(backend: Backend) -> None:
     user_id, end = await _subscriber(backend)
     await backend.redis_client.close()
     for worker in (
-        CreditExpiryWorker(backend.database, backend.journal, now=lambda: end),
+        CreditExpiryWorker(backend.database, backend.journal, grace=GRACE, now=lambda: end),
         RenewalWorker(backend.database, backend.journal, grace=GRACE, now=lambda: end),
     ):
         with pytest.raises(MeterUnavailable):
