@@ -7,9 +7,11 @@ from decimal import Decimal
 import pytest
 
 from gateway.ledger.accounts.users import User
+from gateway.ledger.credits import grants
 from gateway.ledger.payments.payments import Payment
 from tests.payments.fake_stripe import FakeStripe
-from tests.payments.payment_stack import PaymentStack
+from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.stripe.test_past_due import buy_pack
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, spend, subscribe_and_pay
 
 
@@ -56,6 +58,65 @@ async def test_dispute_of_an_upgrade_takes_all_its_credits_and_leaves_a_debt_for
     fake_stripe.decide(dispute_id, "won")
     await deliver_all(stripe_stack, fake_stripe)
     assert await stripe_stack.balance(user) == 0
+
+
+async def test_dispute_that_is_won_gives_back_what_it_took_and_no_longer_than_it_was_for(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """What the dispute took unused ends with its period; what a later period had to pay for is given back."""
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await spend(stripe_stack, user, 400)
+    first = await current_subscription(stripe_stack, user)
+    paid = only(await stripe_stack.payments(user), "subscription")
+    dispute_id = fake_stripe.dispute(paid.provider_payment_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    fake_stripe.renew(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    await stripe_stack.expire(user, at=first.current_period_end)
+    assert await stripe_stack.balance(user) == 600
+    fake_stripe.decide(dispute_id, "won")
+    await deliver_all(stripe_stack, fake_stripe)
+    await stripe_stack.expire(user, at=first.current_period_end)
+    assert await stripe_stack.balance(user) == 1000
+
+
+async def test_refund_that_failed_hides_no_later_one(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    paid = only(await stripe_stack.payments(user), "subscription")
+    refund = fake_stripe.refund(paid.provider_payment_id or "", 1000)
+    await deliver_all(stripe_stack, fake_stripe)
+    fake_stripe.fail_refund(refund)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == 1000
+    fake_stripe.refund(paid.provider_payment_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == 0
+
+
+async def test_purchased_credits_are_those_that_the_buyer_has_paid_for(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    for _ in range(2):
+        await buy_pack(stripe_stack, fake_stripe, user)
+    one, other = (row for row in await stripe_stack.payments(user) if row.transaction_type == "credits")
+    assert await purchased(stripe_stack, user) == 200
+    refund = fake_stripe.refund(one.provider_payment_id or "")
+    fake_stripe.refund(other.provider_payment_id or "", 250)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await purchased(stripe_stack, user) == 50
+    fake_stripe.fail_refund(refund)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await purchased(stripe_stack, user) == 150
+
+
+async def purchased(stack: PaymentStack, user: User) -> int:
+    async with stack.database.read() as connection:
+        found = await grants.get_balance(connection, user.id)
+    assert found is not None
+    return found.total_credits_purchased
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -174,11 +174,7 @@ async def claw_back(
     It takes what remains of the grant, then other credits; the rest becomes debt, which the next grant pays. None if
     nothing can be clawed back. Raises NotFound.
     """
-    user_id: UUID | None = await connection.scalar(
-        select(credit_grants.c.user_id).where(credit_grants.c.id == grant_id)
-    )
-    if user_id is None:
-        raise NotFound("grant", grant_id)
+    user_id = await _owner_of(connection, grant_id)
     current = await lock(connection, user_id)
     found = (await connection.execute(_CLAWABLE, {"grant_id": grant_id})).one()
     amount_taken = min(amount, found.clawable)
@@ -197,9 +193,45 @@ async def claw_back(
         kind="clawback",
         amount=-amount_taken,
         grant_id=grant_id,
+        purchased=-amount_taken if found.source == "purchase" else 0,
         reason=reason,
         actor=actor,
         details={"of_grant": of_grant, "debt": debt},
+    )
+
+
+async def give_back(
+    connection: AsyncConnection, grant_id: UUID, *, amount: int, reason: str, actor: str
+) -> LedgerEntry | None:
+    """Gives credits back that `claw_back` took from a grant, which pay the account's debt first; at most what it took.
+
+    What was unused then goes back into the grant, and ends with it. For the rest, other credits or later ones had to
+    pay, so it outlasts the grant. None if nothing is to be given back. Raises NotFound.
+    """
+    user_id = await _owner_of(connection, grant_id)
+    debt = max(0, -await lock(connection, user_id))
+    found = (await connection.execute(_TAKEN, {"grant_id": grant_id})).one()
+    amount = min(amount, found.taken)
+    if amount <= 0:
+        return None
+    lasting = 0 if found.expires_at is None else min(amount, found.taken - found.of_grant)
+    of_grant = amount - lasting
+    back = {"remaining": credit_grants.c.remaining + of_grant - min(of_grant, max(0, debt - lasting))}
+    await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(back))
+    if lasting > debt:
+        terms = _terms(found.source, reason, effective_at=None, expires_at=None, priority=found.priority)
+        values = {"user_id": user_id, "amount": lasting - debt, "remaining": lasting - debt, **terms}
+        await connection.execute(insert(credit_grants).values(values))
+    return await record_movement(
+        connection,
+        user_id,
+        kind="adjustment",
+        amount=amount,
+        grant_id=grant_id,
+        purchased=amount if found.source == "purchase" else 0,
+        reason=reason,
+        actor=actor,
+        details={"given_back": amount, "of_grant": of_grant},
     )
 
 
@@ -230,14 +262,35 @@ async def list_scheduled_grants(connection: AsyncConnection, user_id: UUID) -> t
 
 _ONCE_A_PERIOD = "uq_credit_grants_subscription_id_period_start"
 
-# The account has lost already what expired or what a smaller plan took, so a refund does not take it again.
-_CLAWABLE = text("""
-    SELECT g.amount, g.remaining, g.is_scheduled, CASE WHEN g.metadata ? 'withdrawn' THEN 0 ELSE g.amount + (
-           SELECT coalesce(sum(l.amount), 0)::bigint FROM credit_ledger l
-            WHERE l.grant_id = g.id AND (l.kind IN ('expiry', 'clawback') OR l.kind = 'adjustment' AND l.amount < 0)
-           ) END AS clawable
+# What the account has lost of a grant: it expired, a smaller plan took it, or a refund that did not fail.
+LOST = """(
+    SELECT coalesce(-sum(l.amount), 0)::bigint FROM credit_ledger l
+     WHERE l.grant_id = g.id AND (l.kind IN ('expiry', 'clawback')
+           OR l.kind = 'adjustment' AND (l.amount < 0 OR l.metadata ? 'given_back')))"""
+
+# A refund does not take it again.
+_CLAWABLE = text(f"""
+    SELECT g.amount, g.remaining, g.is_scheduled, g.source,
+           CASE WHEN g.metadata ? 'withdrawn' THEN 0 ELSE g.amount - {LOST} END AS clawable
       FROM credit_grants g WHERE g.id = :grant_id
+""")  # noqa: S608 - made of constants
+
+# What refunds and disputes hold, and how much of it the grant itself still had.
+_TAKEN = text("""
+    SELECT g.source, g.priority, g.expires_at, coalesce(-sum(l.amount), 0)::bigint AS taken,
+           coalesce(sum(-sign(l.amount) * (l.metadata ->> 'of_grant')::bigint), 0)::bigint AS of_grant
+      FROM credit_grants g
+      LEFT JOIN credit_ledger l ON l.grant_id = g.id AND (l.kind = 'clawback' OR l.metadata ? 'given_back')
+     WHERE g.id = :grant_id GROUP BY g.id
 """)
+
+
+async def _owner_of(connection: AsyncConnection, grant_id: UUID) -> UUID:
+    owner = select(credit_grants.c.user_id).where(credit_grants.c.id == grant_id)
+    user_id: UUID | None = await connection.scalar(owner)
+    if user_id is None:
+        raise NotFound("grant", grant_id)
+    return user_id
 
 
 def _terms(

@@ -195,8 +195,8 @@ async def _withdraw_credits(connection: AsyncConnection, row: Payment, remote: R
         await payments.update(connection, row.id, **changes)
         return
     reason = f"payment {row.provider_payment_id} is not refunded or disputed any more"
-    entry = await grants.adjust(connection, row.user_id, amount=-missing, reason=reason, actor=actor)
-    await payments.update(connection, row.id, **changes, grant_id=entry.grant_id or row.grant_id)
+    await grants.give_back(connection, row.grant_id, amount=-missing, reason=reason, actor=actor)
+    await payments.update(connection, row.id, **changes)
 
 
 async def _book_refunds_and_disputes(connection: AsyncConnection, row: Payment, remote: RemotePayment) -> None:

@@ -140,16 +140,13 @@ _EXTEND_GRANTS = text("""
 """)
 
 # `kept` is what the account has of the grant or has used of it: neither expired nor taken back.
-_OF_PERIOD = text("""
-    SELECT g.id, g.remaining, greatest(g.remaining, g.amount + (
-           SELECT coalesce(sum(l.amount), 0)::bigint FROM credit_ledger l
-            WHERE l.grant_id = g.id AND (l.kind IN ('expiry', 'clawback') OR l.kind = 'adjustment' AND l.amount < 0))
-           ) AS kept
+_OF_PERIOD = text(f"""
+    SELECT g.id, g.remaining, greatest(g.remaining, g.amount - {grants.LOST}) AS kept
       FROM credit_grants g
      WHERE g.user_id = :user_id AND g.subscription_id = :subscription_id AND g.effective_at >= :starts_at
        AND g.source <> 'overage' AND NOT g.is_scheduled
      ORDER BY g.id DESC
-""")
+""")  # noqa: S608 - made of constants
 
 # Unless the account's balance is in this very period already.
 _RESET_PERIOD = text("""

@@ -68,6 +68,45 @@ async def test_claw_back_takes_its_own_grant_first_and_the_rest_is_debt(connecti
     assert (await balance(connection, user.id)).current_credits == 10
 
 
+@pytest.mark.parametrize(
+    ("left", "next_grant", "lasting"), [(100, 0, 0), (60, 0, 0), (60, 100, 40), (0, 20, 20), (0, 0, 0)]
+)
+async def test_given_back_credits_end_with_their_grant_but_for_those_that_others_paid_for(
+    connection: AsyncConnection, left: int, next_grant: int, lasting: int
+) -> None:
+    """Of 100 credits `left` are unused when all are taken; a next grant pays the debt before they are given back."""
+    user = await a_user(connection)
+    terms = {"source": "plan", "reason": "x", "actor": "test", "effective_at": NOON}
+    taken = await grants.grant(connection, user.id, amount=100, expires_at=NOON + DAY, **terms)  # type: ignore[arg-type] # as above
+    assert taken.grant_id is not None
+    if left < 100:
+        await grants.adjust(connection, user.id, amount=left - 100, reason="as if used", actor="test")
+    await grants.claw_back(connection, taken.grant_id, amount=100, reason="dispute", actor="test")
+    if next_grant:
+        await grants.grant(connection, user.id, amount=next_grant, expires_at=NOON + DAY, **terms)  # type: ignore[arg-type] # as above
+    entry = await grants.give_back(connection, taken.grant_id, amount=500, reason="won", actor="test")
+    assert entry is not None
+    assert (entry.kind, entry.amount, entry.balance_after) == ("adjustment", 100, left + next_grant)
+    assert await grants.give_back(connection, taken.grant_id, amount=1, reason="again", actor="test") is None
+    await expiry.apply_due(connection, user.id, now=NOON + DAY, grace=GRACE)
+    assert (await balance(connection, user.id)).current_credits == lasting
+    assert sum(each.remaining for each in await grants.list_open_grants(connection, user.id)) == lasting
+
+
+async def test_credits_that_were_given_back_can_be_taken_back_whole(connection: AsyncConnection) -> None:
+    user = await a_user(connection)
+    bought = await grants.grant(connection, user.id, amount=100, source="purchase", reason="pack", actor="test")
+    assert bought.grant_id is not None
+    purchased = []
+    for take, amount in ((True, 30), (False, 30), (True, 100), (False, 100), (False, 1)):
+        change = grants.claw_back if take else grants.give_back
+        await change(connection, bought.grant_id, amount=amount, reason="a refund, or one that failed", actor="test")
+        found = await balance(connection, user.id)
+        assert found.current_credits == found.total_credits_purchased
+        purchased.append(found.total_credits_purchased)
+    assert purchased == [70, 100, 0, 100, 100]
+
+
 async def test_claw_back_does_not_take_expired_credits(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     bought = await grants.grant(

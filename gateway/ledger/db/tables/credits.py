@@ -43,7 +43,9 @@ user_credits = Table(
     metadata,
     Column("user_id", PG_UUID(as_uuid=True), ForeignKey("users.id", ondelete="RESTRICT"), primary_key=True),
     credits_column("current_credits", comment="May be negative: a charge above its hold is charged in full"),
-    credits_column("total_credits_purchased", comment="The sum of all grants of source purchase"),
+    credits_column(
+        "total_credits_purchased", comment="Grants of source purchase, without what refunds and disputes took back"
+    ),
     credits_column("total_credits_used"),
     credits_column("total_credits_expired"),
     credits_column("credits_used_this_period"),
