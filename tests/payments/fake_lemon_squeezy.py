@@ -134,6 +134,11 @@ class FakeLemonSqueezy:
             self._touch(subscription, variant_id=given["attributes"]["variant_id"])
             self._invoice(subscription, "updated", paid=True, amount=2000)
             self._emit("subscription_plan_changed", subscription, subscription["_custom"])
+        elif "pause" in given["attributes"]:
+            pause = given["attributes"]["pause"]
+            self._touch(subscription, status="paused" if pause else "active", pause=pause)
+            name = "subscription_paused" if pause else "subscription_unpaused"
+            self._emit(name, subscription, subscription["_custom"])
         else:
             self._touch(subscription, status="active", cancelled=False, ends_at=None)
             self._emit("subscription_resumed", subscription, subscription["_custom"])

@@ -151,7 +151,10 @@ class FakeStripe:
 
     def charge_renewal(self, invoice: Object, *, succeeds: bool = True) -> None:
         subscription = self.objects[invoice["parent"]["subscription_details"]["subscription"]]
-        if succeeds:
+        if (subscription["pause_collection"] or {}).get("behavior") == "void":
+            invoice["status"] = "void"
+            self.emit("invoice.voided", invoice)
+        elif succeeds:
             self.pay(invoice)
         else:
             invoice.update(status="open", attempted=True)
@@ -372,6 +375,7 @@ class FakeStripe:
             latest_invoice=None,
             schedule=None,
             pending_update=None,
+            pause_collection=None,
         )
 
     def price(self, price_id: str) -> Object:

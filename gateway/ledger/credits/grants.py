@@ -219,7 +219,7 @@ async def give_back(
     back = {"remaining": credit_grants.c.remaining + of_grant - min(of_grant, max(0, debt - lasting))}
     await connection.execute(update(credit_grants).where(credit_grants.c.id == grant_id).values(back))
     if lasting > debt:
-        terms = _terms(found.source, reason, effective_at=None, expires_at=None, priority=found.priority)
+        terms = _terms("admin", reason, effective_at=None, expires_at=None, priority=None)
         values = {"user_id": user_id, "amount": lasting - debt, "remaining": lasting - debt, **terms}
         await connection.execute(insert(credit_grants).values(values))
     return await record_movement(
@@ -277,7 +277,7 @@ _CLAWABLE = text(f"""
 
 # What refunds and disputes hold, and how much of it the grant itself still had.
 _TAKEN = text("""
-    SELECT g.source, g.priority, g.expires_at, coalesce(-sum(l.amount), 0)::bigint AS taken,
+    SELECT g.source, g.expires_at, coalesce(-sum(l.amount), 0)::bigint AS taken,
            coalesce(sum(-sign(l.amount) * (l.metadata ->> 'of_grant')::bigint), 0)::bigint AS of_grant
       FROM credit_grants g
       LEFT JOIN credit_ledger l ON l.grant_id = g.id AND (l.kind = 'clawback' OR l.metadata ? 'given_back')

@@ -133,6 +133,12 @@ class LemonSqueezy:
     async def resume(self, subscription_id: str) -> None:
         await self._patch_subscription(subscription_id, {"cancelled": False})
 
+    async def pause_payments(self, subscription_id: str) -> None:
+        await self._patch_subscription(subscription_id, {"pause": {"mode": "void"}})
+
+    async def resume_payments(self, subscription_id: str) -> None:
+        await self._patch_subscription(subscription_id, {"pause": None})
+
     async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:  # noqa: ARG002 - it has no idempotency keys
         collection, object_id = _collection_of(payment_id)
         attributes = {} if amount is None else {"amount": to_minor(amount, currency)}

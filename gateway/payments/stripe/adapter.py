@@ -117,6 +117,15 @@ class Stripe:
     async def resume(self, subscription_id: str) -> None:
         await response(self._client.v1.subscriptions.update_async(subscription_id, {"cancel_at_period_end": False}))
 
+    async def pause_payments(self, subscription_id: str) -> None:
+        await self._collect(subscription_id, {"behavior": "void"})
+
+    async def resume_payments(self, subscription_id: str) -> None:
+        await self._collect(subscription_id, "")
+
+    async def _collect(self, subscription_id: str, pause: Any) -> None:
+        await response(self._client.v1.subscriptions.update_async(subscription_id, {"pause_collection": pause}))
+
     async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:
         intent_id = payment_id
         if payment_id.startswith("in_"):

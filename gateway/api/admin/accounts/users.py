@@ -141,7 +141,10 @@ async def delete_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
 
 @router.post("/{user_id}/suspend", summary="Suspend a user", responses=UNKNOWN)
 async def suspend_user(user_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> User:
-    """From the very next request on its keys are refused with 403. Suspending again changes nothing."""
+    """From the very next request on its keys are refused with 403. Suspending again changes nothing.
+
+    Within a minute its payments pause at the provider: what falls due until it is reactivated is never charged.
+    """
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
         after = User.model_validate(await users.suspend(change.connection, user_id))

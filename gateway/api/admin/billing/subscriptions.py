@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -13,9 +14,9 @@ from pydantic import ConfigDict, Field
 
 from gateway.api.admin.catalogue.plans import existing_plan, offered_plan
 from gateway.api.admin.dependencies import ReasonDep, UnitOfWorkDep
-from gateway.api.checkout import check_seats
+from gateway.api.checkout import CheckoutServiceDep, check_seats
 from gateway.api.errors import Conflict, Invalid
-from gateway.api.openapi import CONFLICTS, UNKNOWN
+from gateway.api.openapi import CONFLICTS, PAID_FOR, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, PositiveCount
 from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
 from gateway.api.unit_of_work import Change, UnitOfWork
@@ -24,7 +25,11 @@ from gateway.ledger.accounts import users
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import plan_changes
+from gateway.ledger.payments.provider_updates import apply_update, fetch_update
 from gateway.ledger.subscriptions import lifecycle, subscriptions
+from gateway.payments.provider import Provider
+from policies.billing.payments import ObjectKind, ObjectRef
+from policies.billing.subscriptions import SubscriptionEvent
 from policies.credits.allowances import has_seats
 from policies.model import SubscriptionStatus
 
@@ -148,21 +153,40 @@ async def change_subscription(
     return await get_subscription(subscription_id, unit_of_work)
 
 
-@router.post("/{subscription_id}/cancel", summary="Cancel a subscription", responses=UNKNOWN | CONFLICTS)
+@router.post("/{subscription_id}/cancel", summary="Cancel a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def cancel_subscription(
-    subscription_id: UUID, unit_of_work: UnitOfWorkDep, body: Annotated[Cancellation | None, Body()] = None
+    subscription_id: UUID,
+    unit_of_work: UnitOfWorkDep,
+    checkout_service: CheckoutServiceDep,
+    body: Annotated[Cancellation | None, Body()] = None,
 ) -> Subscription:
-    """At the end of its period unless told otherwise. Credits that were granted stay until they expire."""
+    """At the end of its period unless told otherwise, at its payment provider too. Credits that were granted stay until
+    they expire."""
     at_period_end = body.at_period_end if body else True
     reason = body.reason if body else None
+    if (billed := await _billed(unit_of_work, subscription_id)) is not None:
+        event = SubscriptionEvent.CANCEL_AT_PERIOD_END if at_period_end else SubscriptionEvent.CANCEL_NOW
+        subscriptions.transition(billed, event)
+        provider = checkout_service.provider(billed.provider)
+        await provider.cancel(billed.provider_subscription_id or "", at_period_end=at_period_end)
+        return await _synced(unit_of_work, provider, billed, "subscriptions.cancel", reason=reason)
     async with _changed(unit_of_work, subscription_id, "subscriptions.cancel", reason=reason) as (change, _):
         await lifecycle.cancel(change.connection, subscription_id, now=now(), at_period_end=at_period_end)
     return await get_subscription(subscription_id, unit_of_work)
 
 
-@router.post("/{subscription_id}/undo-cancel", summary="Let a subscription go on", responses=UNKNOWN | CONFLICTS)
-async def undo_cancellation(subscription_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> Subscription:
+@router.post(
+    "/{subscription_id}/undo-cancel", summary="Let a subscription go on", responses=UNKNOWN | CONFLICTS | PAID_FOR
+)
+async def undo_cancellation(
+    subscription_id: UUID, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep, reason: ReasonDep
+) -> Subscription:
     """One that was to end with its period does not."""
+    if (billed := await _billed(unit_of_work, subscription_id)) is not None:
+        subscriptions.transition(billed, SubscriptionEvent.UNDO_CANCEL)
+        provider = checkout_service.provider(billed.provider)
+        await provider.resume(billed.provider_subscription_id or "")
+        return await _synced(unit_of_work, provider, billed, "subscriptions.undo_cancel", reason=reason)
     async with _changed(unit_of_work, subscription_id, "subscriptions.undo_cancel", reason=reason) as (change, _):
         await lifecycle.undo_cancel(change.connection, subscription_id)
     return await get_subscription(subscription_id, unit_of_work)
@@ -182,6 +206,32 @@ async def resume_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep
     async with _changed(unit_of_work, subscription_id, "subscriptions.resume", reason=reason) as (change, _):
         await lifecycle.resume(change.connection, subscription_id, now=now(), actor=change.actor)
     return await get_subscription(subscription_id, unit_of_work)
+
+
+async def _billed(unit_of_work: UnitOfWork, subscription_id: UUID) -> subscriptions.StoredSubscription | None:
+    """The subscription where a provider has it; one that was never paid for exists here alone."""
+    async with unit_of_work.read() as connection:
+        found = await subscriptions.get_existing(connection, subscription_id)
+    return None if found.provider == subscriptions.MANUAL or found.provider_subscription_id is None else found
+
+
+async def _synced(
+    unit_of_work: UnitOfWork,
+    provider: Provider,
+    found: subscriptions.StoredSubscription,
+    action: str,
+    *,
+    reason: str | None,
+) -> Subscription:
+    """The subscription as its provider has it now, after a change there."""
+    fetch = partial(provider.fetch, ObjectRef(ObjectKind.SUBSCRIPTION, found.provider_subscription_id or ""))
+    update = await fetch_update(unit_of_work, provider, fetch)
+    async with unit_of_work.change() as change:
+        await apply_update(change.connection, update)
+        after = Subscription.model_validate(await subscriptions.get_existing(change.connection, found.id))
+        before = Subscription.model_validate(found)
+        await change.record(action, "subscription", entity_id=found.id, before=before, after=after, reason=reason)
+    return after
 
 
 async def _start(change: Change, body: NewSubscription, plan: StoredPlan) -> subscriptions.StoredSubscription:
@@ -212,7 +262,7 @@ async def _changed(
     """The subscription as no other change can alter it; what the block did to it is noted."""
     async with unit_of_work.change() as change:
         found = await subscriptions.get_for_update(change.connection, subscription_id)
-        if found.provider != subscriptions.MANUAL:
+        if found.provider_subscription_id is not None:
             raise Conflict(
                 f"This subscription is {found.provider}'s to change: what is done there is known here at once."
             )

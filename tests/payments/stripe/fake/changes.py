@@ -25,6 +25,8 @@ class FakeChanges:
         if "cancel_at_period_end" in params:
             self.refuse_if_scheduled(subscription)
             subscription["cancel_at_period_end"] = params["cancel_at_period_end"] == "true"
+        if "pause_collection" in params:
+            subscription["pause_collection"] = params["pause_collection"] or None
         if "items" in params:
             added = [each for each in params["items"].values() if "id" not in each]
             self._change_items(subscription, params["items"]["0"], behavior=params.get("payment_behavior", ""))
