@@ -213,11 +213,30 @@ class Mail:
     sender: Annotated[Text, about("Address that e-mail is sent from.", key="from")] = "gateway@localhost"
 
 
+# What customers get mails about besides their account and their credits; `policies/billing/news.py` says when.
+BillingMail = Literal[
+    "invoice.issued",
+    "payment.received",
+    "payment.failed",
+    "payment.refunded",
+    "subscription.changed",
+    "subscription.cancelled",
+    "subscription.continued",
+    "subscription.ended",
+    "subscription.trial_ends",
+    "subscription.paid_twice",
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notices:
     webhook_url: Annotated[
         Url | None, about("URL that receives events of users, signed by `GATEWAY_WEBHOOK_SECRET`.")
     ] = None
+    without_mail: Annotated[
+        tuple[BillingMail, ...],
+        about("Events of billing that customers get no mail about, such as those that the payment provider mails."),
+    ] = ()
 
 
 def _not_empty(targets: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from gateway.notifications import billing_emails
 from policies.access.tokens import Purpose, one_time
 from policies.billing.money import CreditValue, plain
 
@@ -103,7 +104,29 @@ def _action(kind: str, payload: Mapping[str, Any], context: TemplateContext) -> 
 
 
 def _of_payload(kind: str, payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:
-    return _invoice(payload) if kind == "invoice.issued" else _plain(kind, payload, credit_value)
+    if kind == "invoice.issued":
+        return _invoice(payload)
+    if kind == "credits.threshold":
+        return _credits(payload, credit_value)
+    told = billing_emails.describe(kind, payload)
+    return _plain(kind, payload, credit_value) if told is None else _email(*told)
+
+
+def _credits(payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:
+    used, of_period, left = (
+        _shown(name, payload, credit_value)
+        for name in ("credits_used_this_period", "period_credits", "current_credits")
+    )
+    title = f"{payload['percent']} % of your credits are used"
+    if payload["percent"] >= 100:
+        title = "The credits of this period are used up"
+    return _email(
+        title,
+        f"You have used {used} of the {of_period} credits of the period, which ends on"
+        f" {billing_emails.day(payload['period_end'])}. {left} are left.",
+        "Once none are left, calls are refused until the next period begins, or you have more: GET /plans lists what is"
+        " on offer.",
+    )
 
 
 def _invoice(payload: Mapping[str, Any]) -> Email:

@@ -23,7 +23,7 @@ from gateway.runtime.payments import invoice_workers, open_providers, payment_wo
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores, probe_of_stores
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.overage import OverageWorker
-from gateway.workers.billing.renewals import RenewalWorker
+from gateway.workers.billing.renewals import RenewalWorker, TrialNoticeWorker
 from gateway.workers.billing.report_months import MonthCloser
 from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
 from gateway.workers.notifications import NotificationSender
@@ -62,6 +62,7 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
             CreditExpiryWorker(database, journal, grace=grace),
             OverageWorker(database),
             MonthCloser(database, journal, value=config.credits.money),
+            TrialNoticeWorker(database),
             IdempotencyCleaner(database),
             MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, AccountSnapshotReader(redis_client, meter))),
@@ -93,7 +94,9 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
             credit_value=config.credits.money,
         )
         yield (
-            NotificationSender(database, _mailer(config), webhook, context=context),
+            NotificationSender(
+                database, _mailer(config), webhook, context=context, unmailed=config.notices.without_mail
+            ),
             CleanupWorker(database, remember_erased=timedelta(seconds=config.auth.remember_erased_seconds)),
         )
 

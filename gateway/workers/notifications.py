@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection
 
 import structlog
 
@@ -39,12 +40,20 @@ class NotificationSender:
     idle_seconds = 1.0
 
     def __init__(
-        self, database: Database, mailer: Mailer, webhook: Webhook | None, *, context: TemplateContext
+        self,
+        database: Database,
+        mailer: Mailer,
+        webhook: Webhook | None,
+        *,
+        context: TemplateContext,
+        unmailed: Collection[str] = (),
     ) -> None:
+        """No mail is sent about the kinds of `unmailed`."""
         self._database = database
         self._mailer = mailer
         self._webhook = webhook
         self._stationery = context
+        self._unmailed = frozenset(unmailed)
 
     async def run_once(self) -> int:
         """Attempts one batch of due deliveries; gives how many."""
@@ -77,7 +86,7 @@ class NotificationSender:
     async def _send(self, delivery: Delivery) -> str:
         """Gives the final status. Raises DeliveryFailed."""
         if delivery.channel == MAIL:
-            if delivery.email.endswith(_DELETED_USER):
+            if delivery.email.endswith(_DELETED_USER) or delivery.kind in self._unmailed:
                 return "dropped"
             email = render(delivery.kind, delivery.payload, name=delivery.name, context=self._stationery)
             await self._mailer.send(delivery.email, email, message_id=str(delivery.id))

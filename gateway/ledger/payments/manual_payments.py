@@ -74,7 +74,9 @@ async def record(
     async with checked(connection, "payment"):
         made = insert(payment_transactions).values(values).returning(payment_transactions.c.id)
         payment_id: UUID = (await connection.execute(made)).scalar_one()
-    return await match(connection, payment_id, wanted=wanted)
+    recorded = await match(connection, payment_id, wanted=wanted)
+    await payments.announce(connection, None, recorded)
+    return recorded
 
 
 async def match(connection: AsyncConnection, payment_id: UUID, *, wanted: Sequence[WantedAllocation] | None) -> Payment:
@@ -128,7 +130,10 @@ async def refund(
         "description": reason,
         "processed_at": at,
     }
-    await connection.execute(insert(payment_transactions).values(back))
+    made = insert(payment_transactions).values(back).returning(payment_transactions.c.id)
+    went_back = await payments.get(connection, (await connection.execute(made)).scalar_one())
+    if went_back is not None:
+        await payments.announce(connection, None, went_back)
     refunded = payment.refunded_amount + amount
     status = "refunded" if refunded == payment.amount else "partially_refunded"
     return await payments.update(connection, payment.id, refunded_amount=refunded, status=status)

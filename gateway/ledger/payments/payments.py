@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -14,9 +14,12 @@ from sqlalchemy import update as update_rows
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import checked
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import payment_transactions
+from policies.billing.money import plain
+from policies.billing.news import MAILED, payment_news
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,16 @@ class Payment:
 
 
 _COLUMNS = columns(payment_transactions, Payment)
+# Payments of before that are fetched with something else are no news.
+_LATE = timedelta(days=7)
 
 
 async def upsert(connection: AsyncConnection, provider: str, *, provider_payment_id: str, **values: Any) -> Payment:
     """Creates or updates the row of this payment; `values` are fields of Payment. Raises InvalidValue.
 
-    The user and the type of an existing row do not change.
+    The user and the type of an existing row do not change. Enqueues what is worth telling with the change.
     """
+    before = await find(connection, provider, provider_payment_id=provider_payment_id)
     fixed = {"user_id", "created_at", "transaction_type"}
     row = insert(payment_transactions).values(provider=provider, provider_payment_id=provider_payment_id, **values)
     changed = {name: field for name, field in values.items() if name not in fixed}
@@ -63,7 +69,29 @@ async def upsert(connection: AsyncConnection, provider: str, *, provider_payment
         upserted = row.on_conflict_do_update(
             index_elements=["provider", "provider_payment_id"], set_={**changed, "updated_at": func.now()}
         ).returning(*_COLUMNS)
-        return value(Payment, (await connection.execute(upserted)).one())
+        after = value(Payment, (await connection.execute(upserted)).one())
+    await announce(connection, before, after)
+    return after
+
+
+async def announce(connection: AsyncConnection, before: Payment | None, after: Payment) -> None:
+    """Tells the owner and the operator's system what became of the payment; nothing of one that is heard of late."""
+    kind = payment_news(after.transaction_type, before=None if before is None else before.status, after=after.status)
+    heard_after = after.updated_at - (after.processed_at or after.updated_at)
+    if kind is None or after.amount <= 0 or (before is None and heard_after > _LATE):
+        return
+    payload = {
+        "payment_id": str(after.id),
+        "amount": plain(after.amount),
+        "currency": after.currency,
+        "description": after.description,
+        "plan_id": after.plan_id,
+        "subscription_id": after.subscription_id and str(after.subscription_id),
+        "refers_to_id": after.refers_to_id and str(after.refers_to_id),
+        "error": after.error_message,
+    }
+    channels = (notifications.MAIL, notifications.WEBHOOK) if kind in MAILED else (notifications.WEBHOOK,)
+    await notifications.enqueue(connection, after.user_id, kind=kind, payload=payload, channels=channels)
 
 
 async def update(connection: AsyncConnection, payment_id: UUID, **changes: Any) -> Payment:

@@ -7,6 +7,7 @@ whatever the provider says, and must be cancelled there. Its metadata name the o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -27,11 +28,13 @@ from gateway.ledger.subscriptions.allowances import credits_of, extend_period, o
 from gateway.ledger.subscriptions.subscriptions import (
     MANUAL,
     StoredSubscription,
+    announce,
     get_existing,
     get_for_update,
     state_columns,
     update,
 )
+from policies.billing.news import PAID_TWICE
 from policies.billing.payments import Settlement
 from policies.billing.subscriptions import state_from_provider
 from policies.credits.allowances import remaining_share
@@ -135,6 +138,30 @@ _TO_CANCEL = text(f"""
 """)  # noqa: S608 - composed of constants
 
 
+async def list_to_pause(
+    connection: AsyncConnection, *, provider: str, limit: int
+) -> list[tuple[StoredSubscription, bool]]:
+    """Subscriptions, in random order, and whether their payments are to be paused (True) or resumed at the provider."""
+    rows = (await connection.execute(_TO_PAUSE, {"provider": provider, "limit": limit})).all()
+    return [(await get_existing(connection, row.id), row.pauses) for row in rows]
+
+
+async def record_pause(connection: AsyncConnection, subscription_id: UUID, *, is_paused: bool) -> None:
+    found = subscriptions.c.metadata
+    changes = {"metadata": _metadata_with(**{_PAUSED: True}) if is_paused else found.op("-")(_PAUSED)}
+    await connection.execute(update_rows(subscriptions).where(subscriptions.c.id == subscription_id).values(changes))
+
+
+# In the metadata: the gateway has paused its payments. The state of the account decides.
+_PAUSED = "payments_paused"
+_TO_PAUSE = text(f"""
+    SELECT s.id, u.status = 'suspended' AS pauses FROM subscriptions s JOIN users u ON u.id = s.user_id
+     WHERE s.provider = :provider AND s.provider_subscription_id IS NOT NULL AND s.{CURRENT}
+       AND u.deleted_at IS NULL AND (u.status = 'suspended') <> (s.metadata ? '{_PAUSED}')
+     ORDER BY random() LIMIT :limit
+""")  # noqa: S608 - composed of constants
+
+
 def _is_over(before: StoredSubscription) -> bool:
     """Whether its grace has ended: further failures of the same payment begin no other."""
     return before.status is SubscriptionStatus.EXPIRED and before.past_due_since is not None
@@ -194,8 +221,26 @@ async def _supersede_others(connection: AsyncConnection, successor: StoredSubscr
             metadata=case((is_at_provider, superseded), else_=subscriptions.c.metadata),
         )
     )
+    paid = await connection.scalars(_PAID_OTHERS, {"user_id": successor.user_id, "successor": successor.id})
+    await _announce_paid_twice(connection, successor, list(paid))
     await connection.execute(others)
 
+
+async def _announce_paid_twice(
+    connection: AsyncConnection, successor: StoredSubscription, paid: Sequence[UUID]
+) -> None:
+    """The buyer may want one of the payments back, and only the operator can give it."""
+    for other_id in paid:
+        other = await get_existing(connection, other_id)
+        kept = {"kept_subscription_id": str(successor.id), "kept_plan_id": successor.plan_id}
+        await announce(connection, other, PAID_TWICE, once=f"paid_twice:{other_id}", **kept)
+
+
+_PAID_OTHERS = text("""
+    SELECT id FROM subscriptions
+     WHERE user_id = :user_id AND id <> :successor AND provider_subscription_id IS NOT NULL
+       AND status IN ('active', 'trialing') AND NOT cancel_at_period_end
+""")
 
 _CURRENT_MANUAL = text(f"""
     SELECT id FROM subscriptions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,11 +11,13 @@ from sqlalchemy import ColumnElement, case, insert, literal_column, select
 from sqlalchemy import update as update_rows
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
-from gateway.ledger.db.rows import Page, columns, page_by_time, value
-from gateway.ledger.db.tables import subscription_plans, subscriptions
+from gateway.ledger.db.rows import Page, page_by_time, value
+from gateway.ledger.db.tables import notices, subscription_plans, subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES, WAS_BEGUN
+from policies.billing.news import CHANGED, MAILED, TRIAL_ENDS, Standing, news
 from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEvent
 from policies.billing.subscriptions import transition as next_state
 from policies.model import SubscriptionStatus
@@ -35,7 +37,8 @@ class IllegalTransition(Exception):  # noqa: N818 - a response (409), not a faul
 class StoredSubscription:
     """`plan_version` is the version that the subscription is on: its plan's, unless it is pinned (`keeps_version`).
 
-    `next_plan_id` and `next_quantity` apply with the next period; None without a scheduled change.
+    `next_plan_id` and `next_quantity` apply with the next period; None without a scheduled change. `superseded_by` is
+    the subscription that took its place while a provider billed both.
     """
 
     id: UUID
@@ -55,6 +58,7 @@ class StoredSubscription:
     trial_start: datetime | None
     trial_end: datetime | None
     past_due_since: datetime | None
+    superseded_by: str | None
     next_plan_id: str | None
     next_quantity: int | None
     credits_withheld: str | None
@@ -66,6 +70,17 @@ class StoredSubscription:
     def state(self) -> State:
         return State(self.status, self.cancel_at_period_end)
 
+    @property
+    def standing(self) -> Standing:
+        return Standing(
+            self.status,
+            self.plan_id,
+            self.quantity,
+            self.current_period_start,
+            self.current_period_end,
+            self.cancel_at_period_end,
+        )
+
 
 _OF_PLAN = (
     select(subscription_plans.c.version)
@@ -74,7 +89,11 @@ _OF_PLAN = (
     .scalar_subquery()
 )
 _IN_FORCE = case((subscriptions.c.keeps_version, subscriptions.c.plan_version), else_=_OF_PLAN).label("plan_version")
-_COLUMNS = [_IN_FORCE if c.key == "plan_version" else c for c in columns(subscriptions, StoredSubscription)]
+_SUPERSEDED_BY = subscriptions.c.metadata["superseded_by"].astext.label("superseded_by")
+_MADE = {"plan_version": _IN_FORCE, "superseded_by": _SUPERSEDED_BY}
+_COLUMNS = [
+    _MADE[each.name] if each.name in _MADE else subscriptions.c[each.name] for each in fields(StoredSubscription)
+]
 
 
 async def get(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription | None:
@@ -115,14 +134,34 @@ async def list_subscriptions(
     user_id: UUID | None = None,
     plan_id: str | None = None,
     status: SubscriptionStatus | None = None,
+    superseded: bool | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[StoredSubscription]:
     query = select(*_COLUMNS)
+    if superseded is not None:
+        query = query.where(subscriptions.c.metadata.has_key("superseded_by") == superseded)
     for column, required in (("user_id", user_id), ("plan_id", plan_id), ("status", status)):
         if required is not None:
             query = query.where(subscriptions.c[column] == required)
     return await page_by_time(connection, query, StoredSubscription, cursor=cursor, limit=limit)
+
+
+async def list_trials_ending(
+    connection: AsyncConnection, *, after: datetime, before: datetime, limit: int
+) -> list[StoredSubscription]:
+    """Trials that end within the span, renew then, and were not announced (`TRIAL_ENDS`)."""
+    notice = notices.c
+    is_told = select(notice.id).where(notice.user_id == subscriptions.c.user_id, notice.kind == TRIAL_ENDS).exists()
+    query = select(*_COLUMNS).where(
+        subscriptions.c.status == SubscriptionStatus.TRIALING,
+        ~subscriptions.c.cancel_at_period_end,
+        subscriptions.c.current_period_end > after,
+        subscriptions.c.current_period_end <= before,
+        ~is_told,
+    )
+    rows = await connection.execute(query.order_by(subscriptions.c.current_period_end).limit(limit))
+    return [value(StoredSubscription, row) for row in rows]
 
 
 async def get_for_update(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:
@@ -144,16 +183,52 @@ async def create(connection: AsyncConnection, **values: Any) -> StoredSubscripti
     trial (`uq_subscriptions_trial`)."""
     async with checked(connection, "subscription"):
         result = await connection.execute(insert(subscriptions).values(values).returning(subscriptions.c.id))
-    return await get_existing(connection, result.scalar_one())
+    created = await get_existing(connection, result.scalar_one())
+    await _announce(connection, None, created)
+    return created
 
 
 async def update(connection: AsyncConnection, subscription_id: UUID, **changes: Any) -> StoredSubscription:
-    """The caller holds the lock of `get_for_update`. Raises AlreadyExists, as `create` does."""
+    """The caller holds the lock of `get_for_update`. Raises AlreadyExists, as `create` does.
+
+    Enqueues what is worth telling with the change.
+    """
+    before = await get_existing(connection, subscription_id)
     async with checked(connection, "subscription"):
         await connection.execute(
             update_rows(subscriptions).where(subscriptions.c.id == subscription_id).values(changes)
         )
-    return await get_existing(connection, subscription_id)
+    after = await get_existing(connection, subscription_id)
+    await _announce(connection, before, after)
+    return after
+
+
+async def announce(
+    connection: AsyncConnection, subscription: StoredSubscription, kind: str, *, once: str | None = None, **more: Any
+) -> None:
+    """Enqueues a notification about the subscription."""
+    name = select(subscription_plans.c.name).where(subscription_plans.c.id == subscription.plan_id)
+    payload = {
+        "subscription_id": str(subscription.id),
+        "plan_id": subscription.plan_id,
+        "plan": await connection.scalar(name),
+        "status": str(subscription.status),
+        "quantity": subscription.quantity,
+        "current_period_start": subscription.current_period_start.isoformat(),
+        "current_period_end": subscription.current_period_end.isoformat(),
+        "cancel_at_period_end": subscription.cancel_at_period_end,
+        **more,
+    }
+    channels = (notifications.MAIL, notifications.WEBHOOK) if kind in MAILED else (notifications.WEBHOOK,)
+    await notifications.enqueue(
+        connection, subscription.user_id, kind=kind, payload=payload, once=once, channels=channels
+    )
+
+
+async def _announce(connection: AsyncConnection, before: StoredSubscription | None, after: StoredSubscription) -> None:
+    for kind in news(None if before is None else before.standing, after.standing):
+        more = {"previous_plan_id": before.plan_id} if before is not None and kind == CHANGED else {}
+        await announce(connection, after, kind, **more)
 
 
 def transition(subscription: StoredSubscription, event: SubscriptionEvent) -> dict[str, Any]:

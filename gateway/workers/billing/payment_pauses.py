@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 
 from gateway.ledger.db.session import Database
-from gateway.ledger.payments.payment_pauses import list_due, record
+from gateway.ledger.payments.provider_subscriptions import list_to_pause, record_pause
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import Provider, ProviderRefused, ProviderUnavailable
 
@@ -30,7 +30,7 @@ class PaymentPauseWorker:
     async def run_once(self) -> int:
         """Handles a batch. Returns 0, so that a pause follows even where the provider refuses."""
         async with self._database.read() as connection:
-            due = await list_due(connection, provider=self._provider.name, limit=BATCH)
+            due = await list_to_pause(connection, provider=self._provider.name, limit=BATCH)
         for subscription, pauses in due:
             try:
                 await self._apply(subscription, pauses=pauses)
@@ -50,4 +50,4 @@ class PaymentPauseWorker:
             await self._provider.resume_payments(remote_id)
             log.info("payments_resumed", subscription_id=str(subscription.id))
         async with self._database.transaction() as connection:
-            await record(connection, subscription.id, is_paused=pauses)
+            await record_pause(connection, subscription.id, is_paused=pauses)

@@ -52,6 +52,9 @@ class Subscription(ResponseModel):
     trial_start: datetime | None
     trial_end: datetime | None
     past_due_since: datetime | None = Field(description="When a payment failed that nobody has made since.")
+    superseded_by: UUID | None = Field(
+        description="The subscription that took its place while a provider billed both, so two plans were paid for."
+    )
     keeps_version: bool = Field(description="It holds to `plan_version`, whatever became of the plan.")
     next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
     next_quantity: int | None
@@ -73,6 +76,7 @@ class SubscriptionList(PageQuery):
     user_id: UUID | None = None
     plan_id: Line | None = Field(default=None, description="The plan's id.")
     status: SubscriptionStatus | None = None
+    superseded: bool | None = Field(default=None, description="true: those that another one superseded, paid twice.")
 
 
 class Cancellation(RequestModel):

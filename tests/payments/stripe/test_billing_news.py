@@ -1,0 +1,104 @@
+"""Customers get a mail, and the operator's system an event, of what happens to payments and subscriptions, once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from gateway.ledger.accounts.users import User
+from gateway.workers.billing.renewals import TrialNoticeWorker
+from tests.payments.fake_stripe import FakeStripe
+from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.stripe.test_suspended_accounts import operator
+from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
+
+
+async def told(stack: PaymentStack, user: User) -> list[str]:
+    """The kinds since it was asked last; those that are mailed too with a star."""
+    query = text("""
+        WITH fresh AS (DELETE FROM notice_deliveries d USING notices n
+                        WHERE n.id = d.notice_id AND n.user_id = :id RETURNING n.id, n.kind, d.channel)
+        SELECT kind || CASE WHEN bool_or(channel = 'mail') THEN ' *' ELSE '' END FROM fresh GROUP BY id, kind
+    """)
+    async with stack.database.transaction() as connection:
+        return sorted((await connection.scalars(query, {"id": user.id})).all())
+
+
+async def test_life_of_a_subscription_is_told_once(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    assert await told(stripe_stack, user) == ["payment.received *", "subscription.started"]
+    draft = fake_stripe.begin_renewal(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    fake_stripe.charge_renewal(draft)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await told(stripe_stack, user) == ["payment.received *", "subscription.renewed"]
+    failed = fake_stripe.renew(subscription_id, succeeds=False)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await told(stripe_stack, user) == ["payment.failed *", "subscription.past_due"]
+    fake_stripe.recover(failed["id"])
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await told(stripe_stack, user) == ["payment.received *", "subscription.recovered", "subscription.renewed"]
+    fake_stripe.refund(failed["id"], 1000)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await told(stripe_stack, user) == ["payment.refunded *"]
+    await stripe_stack.provider.cancel(subscription_id, at_period_end=True)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await told(stripe_stack, user) == ["subscription.cancelled *"]
+    fake_stripe.end(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await told(stripe_stack, user) == ["subscription.ended *"]
+
+
+async def test_plan_that_was_paid_for_twice_is_told_and_listed(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    first, second = [(await stripe_stack.subscribe(user, plan)).provider_checkout_id or "" for plan in ("basic", "pro")]
+    for checkout in (first, second):
+        fake_stripe.pay_checkout(checkout)
+        await deliver_all(stripe_stack, fake_stripe)
+    fake_stripe.renew(fake_stripe.objects[first]["subscription"])
+    await deliver_all(stripe_stack, fake_stripe)  # nothing else becomes known by it
+    assert (await told(stripe_stack, user)).count("subscription.paid_twice *") == 1
+    kept = await current_subscription(stripe_stack, user)
+    async with operator(stripe_stack) as client:
+        query = {"superseded": "true", "user_id": str(user.id)}
+        (listed,) = (await client.get("/admin/v1/subscriptions", params=query)).json()["data"]
+        assert (listed["plan_id"], listed["superseded_by"]) == ("basic", str(kept.id))
+        (other,) = (await client.get("/admin/v1/subscriptions", params={**query, "superseded": "false"})).json()["data"]
+        assert (other["id"], other["superseded_by"]) == (str(kept.id), None)
+
+
+async def test_payment_of_long_before_is_no_news(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    payment = only(await stripe_stack.payments(user), "subscription")
+    await told(stripe_stack, user)
+    async with stripe_stack.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM payment_transactions WHERE id = :id"), {"id": payment.id})
+        await connection.execute(text("DELETE FROM provider_objects WHERE kind = 'payment'"))
+    invoice = fake_stripe.objects[payment.provider_payment_id or ""]
+    invoice["created"] = 1_500_000_000
+    fake_stripe.emit("invoice.paid", invoice)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert len(await stripe_stack.payments(user)) == 1
+    assert await told(stripe_stack, user) == []
+
+
+async def test_end_of_a_trial_is_told_three_days_before(stripe_stack: PaymentStack) -> None:
+    user = await stripe_stack.create_user()
+    async with operator(stripe_stack) as client:
+        changed = await client.patch("/admin/v1/plans/pro", json={"trial_period_days": 14})
+        assert changed.status_code == 200, changed.text
+        body = {"user_id": str(user.id), "plan_id": "pro", "trial": True}
+        assert (await client.post("/admin/v1/subscriptions", json=body)).status_code == 201
+        await client.patch("/admin/v1/plans/pro", json={"trial_period_days": 0})
+    await told(stripe_stack, user)
+    end = (await current_subscription(stripe_stack, user)).current_period_end
+    for before, expected in ((timedelta(days=3, seconds=1), []), (timedelta(days=3), ["subscription.trial_ends *"])):
+        worker = TrialNoticeWorker(stripe_stack.database, now=lambda time=end - before: time)  # type: ignore[misc] # bound at once
+        await worker.run_once()
+        assert await told(stripe_stack, user) == expected
+    assert await worker.run_once() == 0
