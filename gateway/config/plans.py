@@ -85,7 +85,7 @@ class OverageSpec:
 class PlanSpec:
     id: Annotated[Word, about("Name for machines, unique.")]
     name: Annotated[str, Field(min_length=1, max_length=200), about("Name for customers, unique.")]
-    price: Annotated[Amount, about("Price of a billing interval.")]
+    price: Annotated[Amount, about("Price of a billing interval, seat or unit; 0 where tiers price it.")]
     description: Annotated[str | None, about("Text for customers.")] = None
     currency: Annotated[Currency, about("Currency of the prices.")] = "USD"
     billing_interval: Annotated[BillingInterval, about("Unit of the billing interval.")] = "month"
@@ -143,17 +143,7 @@ class PlanSpec:
         overage = None if self.overage is None else Overage(self.overage.credits, self.overage.price)
         if (wrong := objection(overage, pricing_model=self.pricing_model)) is not None:
             raise ValueError(f"overage: {wrong}")
-        if self.tiers_mode is not None and not (self.tiers and self.pricing_model == "usage"):
-            raise ValueError("tiers_mode is for tiers of pricing_model usage")
-        if self.pricing_model in ("tiered", "volume") and not self.tiers:
-            raise ValueError(f"pricing_model {self.pricing_model} needs tiers")
-        if self.tiers and self.pricing_model in ("flat", "per_seat"):
-            raise ValueError(f"tiers need pricing_model tiered, volume or usage, not {self.pricing_model}")
-        bounds = [tier.up_to or _THE_REST for tier in self.tiers]
-        if any(low >= high for low, high in pairwise(bounds)):
-            raise ValueError("tiers must rise by up_to; only the last may leave it out")
-        if self.tiers and self.tiers[-1].up_to is not None:
-            raise ValueError("the last of the tiers must leave up_to out, or whatever exceeds it has no price")
+        self._check_tiers()
         if self.trial_period_days > LONGEST_TRIAL_DAYS:
             raise ValueError(f"trial_period_days: at most {LONGEST_TRIAL_DAYS}")
         if self.billing_interval_count > (longest := LONGEST[self.billing_interval]):
@@ -161,6 +151,21 @@ class PlanSpec:
         amounts = [] if self.pricing_model == "usage" else [self.price]
         for amount in (*amounts, *(tier.flat_price for tier in self.tiers)):
             _check_fits(amount, self.currency)
+
+    def _check_tiers(self) -> None:
+        if self.tiers_mode is not None and not (self.tiers and self.pricing_model == "usage"):
+            raise ValueError("tiers_mode is for tiers of pricing_model usage")
+        if self.pricing_model in ("tiered", "volume") and not self.tiers:
+            raise ValueError(f"pricing_model {self.pricing_model} needs tiers")
+        if self.tiers and self.price and self.pricing_model not in ("flat", "per_seat"):
+            raise ValueError("price must be 0 where tiers price the plan: nobody would be charged it")
+        if self.tiers and self.pricing_model in ("flat", "per_seat"):
+            raise ValueError(f"tiers need pricing_model tiered, volume or usage, not {self.pricing_model}")
+        bounds = [tier.up_to or _THE_REST for tier in self.tiers]
+        if any(low >= high for low, high in pairwise(bounds)):
+            raise ValueError("tiers must rise by up_to; only the last may leave it out")
+        if self.tiers and self.tiers[-1].up_to is not None:
+            raise ValueError("the last of the tiers must leave up_to out, or whatever exceeds it has no price")
 
 
 def _check_fits(amount: Decimal, currency: str) -> None:

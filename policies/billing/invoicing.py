@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from math import inf
 
 from policies.billing.money import EXACT, fits, plain, rounded
 
@@ -91,7 +92,7 @@ def lines_of(pricing: Pricing, quantity: int, *, description: str) -> tuple[Line
         raise ValueError(f"the quantity must not be negative, is {quantity}")
     if pricing.model == "flat":
         return (_line(description, 1, pricing.price, currency=pricing.currency),)
-    mode = _tiers_mode(pricing)
+    mode = tiers_mode(pricing)
     if mode == "graduated":
         return tuple(_graduated(pricing, quantity, description))
     if mode == "volume":
@@ -99,6 +100,21 @@ def lines_of(pricing: Pricing, quantity: int, *, description: str) -> tuple[Line
     if pricing.model in ("per_seat", "usage"):
         return (_line(description, quantity, pricing.price, currency=pricing.currency),)
     raise ValueError(f"unknown pricing model {pricing.model!r}; known: {', '.join(PRICING_MODELS)}")
+
+
+def first_price(pricing: Pricing) -> Decimal:
+    """The price to show: of a period or, where the quantity counts, of the first seat or unit; exact."""
+    if not pricing.tiers:
+        return pricing.price
+    first = min(pricing.tiers, key=lambda tier: tier.up_to or inf)
+    return first.unit_price + first.flat_price
+
+
+def tiers_mode(pricing: Pricing) -> str | None:
+    """`graduated` or `volume`; None without tiers."""
+    if pricing.model == "usage" and pricing.tiers:
+        return pricing.tiers_mode or "graduated"
+    return {"tiered": "graduated", "volume": "volume"}.get(pricing.model)
 
 
 def share(amount: Decimal, period: Period, part: Period, *, currency: str) -> Decimal:
@@ -170,13 +186,6 @@ def usage_lines(pricing: Pricing, used: int, *, billed: int, description: str) -
         unit_price = pricing.price if pricing.model == "usage" and not pricing.tiers else None
         lines = (Line(description, used - billed, unit_price, due),)
     return tuple(replace(line, kind=LineKind.USAGE) for line in lines)
-
-
-def _tiers_mode(pricing: Pricing) -> str | None:
-    """None without tiers."""
-    if pricing.model == "usage" and pricing.tiers:
-        return pricing.tiers_mode or "graduated"
-    return {"tiered": "graduated", "volume": "volume"}.get(pricing.model)
 
 
 def _line(description: str, quantity: int, unit_price: Decimal, *, currency: str, flat: Decimal = Decimal(0)) -> Line:

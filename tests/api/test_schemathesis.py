@@ -43,6 +43,7 @@ BEYOND_SCHEMAS = {
     "expires_at must be after effective_at": "nor compares one field with another",
     "must be before `to`": "as here",
     "must rise by up_to": "and here, between the members of a list",
+    "must be 0 where tiers price the plan": "nor does it compare fields",
     "are for the pricing models tiered, volume and usage": "which the fields say together",
     "are needed for the pricing model": "as these do",
     "is for tiers of the pricing model usage": "and these",

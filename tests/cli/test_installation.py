@@ -26,7 +26,7 @@ routes:
 """
 PLANS = """
 plans:
-  - {id: team, name: Team of ten, price: 12.50, credits_per_period: 5, features: [analysis], pricing_model: volume,
+  - {id: team, name: Team of ten, price: 0, credits_per_period: 5, features: [analysis], pricing_model: volume,
      tiers: [{up_to: 10, unit_price: 0.5, flat_price: 1}, {unit_price: 0.25}], stripe_price_id: price_x}
   - {id: reader, name: Reader, price: 1, permissions: [read]}
 """

@@ -36,7 +36,7 @@ plans:
 """
 APPLIED = """
 plans:
-  - {id: team, name: Team of twelve, price: 10, credits_per_period: 5, permissions: [analyze, export],
+  - {id: team, name: Team of twelve, price: 0, credits_per_period: 5, permissions: [analyze, export],
      pricing_model: tiered, tiers: [{up_to: 12, unit_price: 0.5}, {unit_price: 0.25, flat_price: 1}]}
   - {id: late, name: Late, price: 3}
 """

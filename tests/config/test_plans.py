@@ -103,16 +103,18 @@ def test_tiers_rise_to_an_open_end(tmp_path: Path) -> None:
         ("price: 1, pricing_model: tiered", "", "needs tiers"),
         ("price: 1, tiers: [{unit_price: 1}]", "", "tiers need pricing_model tiered, volume or usage"),
         (
-            "price: 1, pricing_model: volume, tiers: [{up_to: 5, unit_price: 1}, {up_to: 5, unit_price: 1}]",
+            "price: 0, pricing_model: volume, tiers: [{up_to: 5, unit_price: 1}, {up_to: 5, unit_price: 1}]",
             "",
             "must rise by up_to",
         ),
         (
-            "price: 1, pricing_model: volume, tiers: [{unit_price: 1}, {up_to: 5, unit_price: 1}]",
+            "price: 0, pricing_model: volume, tiers: [{unit_price: 1}, {up_to: 5, unit_price: 1}]",
             "",
             "only the last may leave it out",
         ),
-        ("price: 1, pricing_model: volume, tiers: [{up_to: 5, unit_price: 1}]", "", "must leave up_to out"),
+        ("price: 0, pricing_model: volume, tiers: [{up_to: 5, unit_price: 1}]", "", "must leave up_to out"),
+        ("price: 5, pricing_model: tiered, tiers: [{unit_price: 1}]", "", "price must be 0 where tiers price the plan"),
+        ("price: 5, pricing_model: usage, tiers: [{unit_price: 1}]", "", "price must be 0 where tiers price the plan"),
         ("price: 9.99, currency: JPY", "", "9.99 is no amount of JPY"),
         ("price: 1.2345, currency: KWD", "", "it has 3 decimal digits"),
         (

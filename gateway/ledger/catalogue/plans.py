@@ -26,7 +26,7 @@ from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
-from policies.billing.invoicing import PriceTier, Pricing
+from policies.billing.invoicing import PriceTier, Pricing, tiers_mode
 from policies.billing.overage import Overage
 from policies.billing.periods import Interval
 from policies.billing.price_checks import Offer, OfferedPrice
@@ -107,7 +107,10 @@ class StoredPlan:
     def offer(self) -> Offer:
         terms = self.terms
         interval = (terms.billing_interval, terms.billing_interval_count)
-        price = OfferedPrice(terms.price, terms.currency, interval, terms.pricing_model)
+        pricing = terms.pricing
+        price = OfferedPrice(
+            terms.price, terms.currency, interval, terms.pricing_model, pricing.tiers, tiers_mode(pricing)
+        )
         return Offer(self.id, price, terms.provider_ids)
 
 

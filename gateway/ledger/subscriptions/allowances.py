@@ -42,7 +42,7 @@ async def open_period(
 ) -> bool:
     """Grants the current period its credits and resets its usage; False if the period is open already."""
     await _bill_previous(connection, subscription, actor=actor)
-    is_withheld = subscription.credits_withheld is not None and plan.terms.price == 0
+    is_withheld = subscription.credits_withheld is not None and plan.terms.price == 0 and not plan.terms.tiers
     amount = 0 if is_withheld else credits_of(plan, subscription.quantity)
     if not await _reset_period(connection, subscription, amount=amount):
         return False

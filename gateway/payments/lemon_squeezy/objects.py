@@ -13,7 +13,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-from policies.billing.invoicing import Line, Period
+from policies.billing.invoicing import Line, Period, PriceTier
 from policies.billing.money import from_minor
 from policies.billing.payments import (
     PaymentStatus,
@@ -58,7 +58,16 @@ def read_price(found: Mapping[str, Any]) -> RemotePrice:
         currency=None,
         interval=(unit, count or 1) if unit else None,
         is_metered=found.get("usage_aggregation") is not None,
+        tiers=tuple(_tier(each) for each in found.get("tiers") or ()) if is_tiered else (),
+        tiers_mode=found.get("scheme") if is_tiered else None,
     )
+
+
+def _tier(found: Mapping[str, Any]) -> PriceTier:
+    last = found["last_unit"]
+    unit_price = found.get("unit_price_decimal") or found.get("unit_price") or 0
+    parts = (Decimal(each).scaleb(-2) for each in (unit_price, found.get("fixed_fee") or 0))
+    return PriceTier(None if last == "inf" else int(last), *parts)
 
 
 def read_subscription(found: Resource, invoices: Sequence[Resource]) -> RemoteSubscription:

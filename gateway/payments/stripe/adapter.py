@@ -148,7 +148,9 @@ class Stripe:
 
     async def fetch_price(self, price_id: str) -> RemotePrice | None:
         try:
-            return objects.read_price(await response(self._client.v1.prices.retrieve_async(price_id)))
+            return objects.read_price(
+                await response(self._client.v1.prices.retrieve_async(price_id, {"expand": ["tiers"]}))
+            )
         except ProviderRefused as refused:
             if refused.is_missing:
                 return None

@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from policies.billing.invoicing import Line, Period
+from policies.billing.invoicing import Line, Period, PriceTier
 from policies.billing.money import EXACT, exponent
 from policies.billing.payments import (
     DisputeStatus,
@@ -46,6 +46,7 @@ _STATUSES: Mapping[str, SubscriptionStatus] = MappingProxyType(
         "canceled": SubscriptionStatus.CANCELED,
     }
 )
+_TIER_PARTS = ("unit_amount", "flat_amount")
 _DISPUTES_WON = frozenset({"won", "warning_closed", "prevented"})
 _WHOLE_PERIOD = frozenset({"subscription_create", "subscription_cycle"})
 
@@ -174,7 +175,24 @@ def read_price(found: Object) -> RemotePrice:
         interval=(recurring["interval"], recurring.get("interval_count") or 1) if recurring else None,
         is_metered=recurring.get("usage_type") == "metered",
         is_active=bool(found.get("active", True)),
+        tiers=_tiers(found, digits),
+        tiers_mode=found.get("tiers_mode"),
     )
+
+
+def _tiers(price: Object, digits: int) -> tuple[PriceTier, ...] | None:
+    """None where they were not expanded."""
+    if price.get("billing_scheme") != "tiered":
+        return ()
+    found = price.get("tiers")
+    if found is None:
+        return None
+    return tuple(PriceTier(each.get("up_to"), *(_part(each, name, digits) for name in _TIER_PARTS)) for each in found)
+
+
+def _part(tier: Object, name: str, digits: int) -> Decimal:
+    exact = tier.get(f"{name}_decimal")
+    return Decimal(tier.get(name) or 0 if exact is None else exact).scaleb(-digits, EXACT)
 
 
 def subscription_of(invoice: Object) -> str:

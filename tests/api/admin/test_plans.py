@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
+from gateway.api.account.billing.plans import shown_plan
+from gateway.ledger.catalogue import plans
 from gateway.meter.replies import Verdict
 from tests.api.conftest import AdminApi
 
@@ -94,7 +98,8 @@ async def test_tiers_stay_in_order(admin_api: AdminApi) -> None:
         ({"tiers_mode": "volume"}, "tiers_mode"),
         ({"currency": "JPY", "price": "9.99"}, "price"),
         ({"price": "1.234"}, "price"),
-        ({"pricing_model": "volume", "tiers": [{"up_to": 5, "unit_price": "1"}]}, "tiers"),
+        ({"price": "0", "pricing_model": "volume", "tiers": [{"up_to": 5, "unit_price": "1"}]}, "tiers"),
+        ({"pricing_model": "volume", "tiers": [{"unit_price": "1"}]}, "price"),
         ({"requests_per_minute": -1}, "requests_per_minute"),
         ({"requests_per_minute": 2**31}, "requests_per_minute"),
         ({"requests_per_minute": True}, "requests_per_minute"),
@@ -103,13 +108,49 @@ async def test_tiers_stay_in_order(admin_api: AdminApi) -> None:
         ({"version": 7}, "version"),
         ({"id": "Not a word!"}, "id"),
         ({"pricing_model": "tiered"}, "tiers"),
-        ({"tiers": [{"unit_price": "1"}]}, "tiers"),
-        ({"pricing_model": "volume", "tiers": [{"unit_price": "1"}, {"up_to": 5, "unit_price": "1"}]}, "tiers"),
+        ({"price": "0", "tiers": [{"unit_price": "1"}]}, "tiers"),
+        (
+            {"price": "0", "pricing_model": "volume", "tiers": [{"unit_price": "1"}, {"up_to": 5, "unit_price": "1"}]},
+            "tiers",
+        ),
     ],
 )
 async def test_bad_field_is_named(admin_api: AdminApi, fields: dict[str, Any], named: str) -> None:
     refused = await admin_api.post("/plans", {"name": uuid4().hex, "price": "1", **fields}, status=422)
     assert [error["field"] for error in refused["errors"]] == [named]
+
+
+@pytest.mark.parametrize(
+    ("model", "tiers", "shown"),
+    [
+        ("tiered", [{"up_to": 10, "unit_price": "0.10"}, {"unit_price": "0.05"}], "0.1"),
+        ("volume", [{"up_to": 10, "unit_price": "2", "flat_price": "3"}, {"unit_price": "1"}], "5"),
+        ("usage", [{"up_to": 1000, "unit_price": "0.010"}, {"unit_price": "0.006"}], "0.01"),
+    ],
+)
+async def test_tiers_price_the_plan_and_what_is_shown_of_it(
+    admin_api: AdminApi, model: str, tiers: list[dict[str, Any]], shown: str
+) -> None:
+    given: dict[str, Any] = {"name": uuid4().hex, "price": "0", "pricing_model": model, "tiers": tiers}
+    if model == "usage":
+        given["overage"] = {"credits": 500}
+    made = await admin_api.post("/plans", given, status=201)
+    refused = await admin_api.call("PATCH", f"/plans/{made['id']}", json={"price": "5.00"}, status=422)
+    assert [error["field"] for error in refused["errors"]] == ["price"]
+    async with admin_api.database.read() as connection:
+        stored = await plans.get(connection, made["id"])
+    assert stored is not None
+    assert Decimal(shown_plan(stored, None).price) == Decimal(shown)
+
+
+async def test_price_beside_tiers_of_an_older_release_stays_until_it_is_changed(admin_api: AdminApi) -> None:
+    given = {"name": uuid4().hex, "price": "0", "pricing_model": "tiered", "tiers": [{"unit_price": "0.10"}]}
+    made = await admin_api.post("/plans", given, status=201)
+    async with admin_api.database.transaction() as connection:
+        await connection.execute(text("UPDATE subscription_plans SET price = 5 WHERE id = :id"), {"id": made["id"]})
+    await admin_api.call("PATCH", f"/plans/{made['id']}", json={"description": "nicer text"})
+    await admin_api.call("PATCH", f"/plans/{made['id']}", json={"price": "6"}, status=422)
+    assert (await admin_api.call("PATCH", f"/plans/{made['id']}", json={"price": "0"}))["price"] == "0"
 
 
 @pytest.mark.parametrize("features", [["analysis"], {"": True}, {"a b": True}, {"a": 1.5}, {"a": None}, {"a": "\0"}])

@@ -11,7 +11,10 @@ from structlog.testing import capture_logs
 
 from gateway import metrics
 from gateway.clock import now
+from gateway.payments.lemon_squeezy import objects as lemon_squeezy_objects
+from gateway.payments.stripe import objects as stripe_objects
 from gateway.workers.billing.price_checks import PriceCheckWorker
+from policies.billing.invoicing import PriceTier
 from policies.billing.price_checks import OfferedPrice, PriceDifference, RemotePrice, differences
 from tests.api.conftest import admin_app, client_of
 from tests.payments.fake_stripe import FakeStripe
@@ -20,6 +23,8 @@ from tests.payments.payment_stack import PACK, PaymentStack
 MONTH = ("month", 1)
 OFFERED = OfferedPrice(Decimal("9.99"), "USD", MONTH)
 CHARGED = RemotePrice(Decimal("9.99"), "USD", MONTH)
+TIERS = (PriceTier(10, Decimal("0.10")), PriceTier(None, Decimal("0.05"), Decimal(3)))
+TIERED = OfferedPrice(Decimal(0), "USD", MONTH, "tiered", TIERS, "graduated")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,13 @@ CHARGED = RemotePrice(Decimal("9.99"), "USD", MONTH)
         (replace(OFFERED, pricing_model="usage"), replace(CHARGED, amount=Decimal("0.01"), is_metered=True), []),
         (replace(OFFERED, pricing_model="usage"), CHARGED, ["usage"]),
         (replace(OFFERED, pricing_model="volume"), replace(CHARGED, amount=None), []),
+        (TIERED, replace(CHARGED, amount=None), []),
+        (TIERED, replace(CHARGED, amount=None, tiers=TIERS, tiers_mode="graduated"), []),
+        (TIERED, replace(CHARGED, amount=None, tiers=TIERS[::-1], tiers_mode="graduated"), []),
+        (TIERED, replace(CHARGED, amount=None, tiers=TIERS, tiers_mode="volume"), ["tiers"]),
+        (TIERED, replace(CHARGED, amount=None, tiers=TIERS[1:], tiers_mode="graduated"), ["tiers"]),
+        (TIERED, replace(CHARGED, tiers=()), ["tiers"]),
+        (OFFERED, replace(CHARGED, amount=None, tiers=TIERS, tiers_mode="volume"), ["tiers"]),
         (replace(OFFERED, interval=None), replace(CHARGED, interval=None), []),
     ],
 )
@@ -46,6 +58,37 @@ def test_difference_is_told_by_field(offered: OfferedPrice, charged: RemotePrice
 def test_difference_tells_both_sides() -> None:
     (found,) = differences(OFFERED, replace(CHARGED, amount=Decimal("12.99")))
     assert found == PriceDifference("price", "9.99", "12.99")
+    (found,) = differences(TIERED, replace(CHARGED, tiers=()))
+    assert found == PriceDifference("tiers", "graduated: 0.1 to 10, 0.05 + 3 beyond", "none")
+
+
+def test_tiers_of_the_providers_are_read_as_those_of_plans() -> None:
+    """Amounts in minor units, perhaps of fractions; https://docs.stripe.com/api/prices/object and Lemon Squeezy's."""
+    at_stripe = {
+        "currency": "usd",
+        "billing_scheme": "tiered",
+        "tiers_mode": "graduated",
+        "recurring": {"interval": "month", "interval_count": 1, "usage_type": "licensed"},
+        "tiers": [
+            {"up_to": 10, "unit_amount": 10, "unit_amount_decimal": "10", "flat_amount": None},
+            {"up_to": None, "unit_amount": 5, "flat_amount": 300, "flat_amount_decimal": "300"},
+        ],
+    }
+    at_lemon_squeezy = {
+        "scheme": "graduated",
+        "renewal_interval_unit": "month",
+        "renewal_interval_quantity": 1,
+        "tiers": [
+            {"last_unit": 10, "unit_price": 10, "unit_price_decimal": None, "fixed_fee": 0},
+            {"last_unit": "inf", "unit_price": None, "unit_price_decimal": "5.0", "fixed_fee": 300},
+        ],
+    }
+    for charged in (stripe_objects.read_price(at_stripe), lemon_squeezy_objects.read_price(at_lemon_squeezy)):
+        assert differences(TIERED, charged) == ()
+        (found,) = differences(replace(TIERED, tiers=TIERS[1:]), charged)
+        assert found.field == "tiers"
+    del at_stripe["tiers"]  # not expanded
+    assert differences(replace(TIERED, tiers=TIERS[1:]), stripe_objects.read_price(at_stripe)) == ()
 
 
 async def test_saved_plan_names_what_the_provider_charges_instead(

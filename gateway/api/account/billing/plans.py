@@ -12,6 +12,7 @@ from gateway.api.schemas.billing_records import ShownAs, Tier
 from gateway.api.schemas.pages import PageModel, ResponseModel
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
+from policies.billing.invoicing import first_price
 from policies.billing.money import CreditValue, plain
 from policies.model import FeatureValue, PastDue
 
@@ -29,7 +30,10 @@ class OfferedPlan(ResponseModel):
     id: str = Field(examples=["pro"])
     name: str
     description: str | None
-    price: str = Field(description="Per billing interval.", examples=["29.99"])
+    price: str = Field(
+        description="Per billing interval, seat or unit, by `pricing_model`; of the first where `tiers` price them.",
+        examples=["29.99"],
+    )
     currency: str
     pricing_model: Literal["flat", "per_seat", "tiered", "volume", "usage"]
     tiers: list[Tier]
@@ -59,11 +63,11 @@ async def list_plans(dependencies: DependenciesDep) -> PageModel[OfferedPlan]:
     async with dependencies.database.read() as connection:
         stored = await plans.list_plans(connection)
     return PageModel(
-        data=[_shown(plan, dependencies.credit_value) for plan in stored if plan.terms.is_active], next_cursor=None
+        data=[shown_plan(plan, dependencies.credit_value) for plan in stored if plan.terms.is_active], next_cursor=None
     )
 
 
-def _shown(plan: StoredPlan, credit_value: CreditValue | None) -> OfferedPlan:
+def shown_plan(plan: StoredPlan, credit_value: CreditValue | None) -> OfferedPlan:
     stored = OfferedPlan.model_fields.keys() - {"id", "credits_shown_as", "overage"}
     fields = {name: getattr(plan.terms, name) for name in stored}
     fields["credits_shown_as"] = ShownAs.of_balance(credit_value, plan.terms.credits_per_period)
@@ -72,4 +76,4 @@ def _shown(plan: StoredPlan, credit_value: CreditValue | None) -> OfferedPlan:
     fields["overage"] = overage and OfferedOverage(
         credits=overage.credits, price=None if overage.price is None else plain(overage.price)
     )
-    return OfferedPlan.model_validate(fields | {"id": plan.id, "price": plain(plan.terms.price)})
+    return OfferedPlan.model_validate(fields | {"id": plan.id, "price": plain(first_price(plan.terms.pricing))})

@@ -31,8 +31,14 @@ def tiers_of(body: Iterable[RequestModel]) -> tuple[plans.Tier, ...]:
     return tuple(plans.Tier(**tier.model_dump()) for tier in body)
 
 
-def checked(terms: plans.PlanTerms) -> plans.PlanTerms:
-    """The terms, if their tiers and overage fit each other and the pricing model. Raises Invalid."""
+def checked(terms: plans.PlanTerms, *, before: plans.PlanTerms | None = None) -> plans.PlanTerms:
+    """The terms, if their tiers and overage fit each other and the pricing model. Raises Invalid.
+
+    Releases before 0.2.0 saved tiers with a price that nobody is charged: it is refused where this change is about it.
+    """
+    is_kept = before is not None and (before.price, before.tiers) == (terms.price, terms.tiers)
+    if terms.tiers and terms.price and not is_kept:
+        raise Invalid("price", "must be 0 where tiers price the plan: nobody would be charged it")
     if terms.pricing_model in ("tiered", "volume") and not terms.tiers:
         raise Invalid("tiers", f"are needed for the pricing model {terms.pricing_model}")
     if terms.pricing_model in ("flat", "per_seat") and terms.tiers:

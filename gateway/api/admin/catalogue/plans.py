@@ -134,7 +134,11 @@ class NewPlan(RequestModel):
 
     id: Word | None = Field(default=None, examples=["team"], description="Made of the name where it is left out.")
     name: Line = Field(examples=["Team"])
-    price: Price = Field(examples=["49.00"], description="Per billing interval; as a string, so that it stays exact.")
+    price: Price = Field(
+        examples=["49.00"],
+        description="Per billing interval, seat or unit, by `pricing_model`; 0 where tiers price it. As a string, so it"
+        " stays exact.",
+    )
     description: Text | None = None
     product_id: UUID | None = None
     currency: Currency = "USD"
@@ -267,7 +271,7 @@ async def change_plan(
         row = await existing_plan(change.connection, plan)
         ids = {**row.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
         changes["provider_ids"] = {name: external_id for name, external_id in ids.items() if external_id is not None}
-        terms = checked(replace(row.terms, **changes))
+        terms = checked(replace(row.terms, **changes), before=row.terms)
         await check_fallback(change.connection, patch.fallback_plan, own_id=row.id)
         await check_permissions(change.connection, permissions)
         with _references(patch.product_id):
