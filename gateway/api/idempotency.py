@@ -1,4 +1,4 @@
-"""Idempotency-Key of the admin API: the response to a POST is stored with its change, and replayed to a repeat.
+"""Idempotency-Key of the APIs: the response to a POST is stored with its change, and replayed to a repeat.
 
 The whole request runs in one transaction, opened here and joined by the unit of work. So the response is stored if and
 only if the change was made; a request that fails changes nothing and leaves its key free. An effect on another system
@@ -28,6 +28,7 @@ from policies.idempotency import MAX_KEY_CHARACTERS, parse_key
 NONCE_BYTES = 16
 
 IsDetached = Callable[[str], bool]
+TakesKey = Callable[[Scope], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +42,31 @@ class _KeyedRequest:
 
 
 class IdempotencyMiddleware:
-    """Serves POSTs below `prefix` that carry the header; every other request passes unchanged."""
+    """Serves POSTs that carry the header where `takes_key`; every other request passes unchanged.
+
+    `scope["state"]["caller"]` has a `name`, to which keys belong.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         database: Database,
         *,
-        prefix: str,
+        takes_key: TakesKey,
         peppers: Mapping[int, bytes],
         publish: Callable[[], Awaitable[None]],
         is_detached: IsDetached,
     ) -> None:
         self._app = app
         self._database = database
-        self._prefix = prefix
+        self._takes_key = takes_key
         self._peppers = peppers
         self._publish = publish
         self._is_detached = is_detached
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fields = [value for name, value in scope.get("headers", ()) if name == b"idempotency-key"]
-        if not fields or scope.get("method") != "POST" or not scope["path"].startswith(self._prefix):
+        if not fields or scope.get("method") != "POST" or not self._takes_key(scope):
             await self._app(scope, receive, send)
             return
         key = parse_key(fields[0]) if len(fields) == 1 else None

@@ -34,7 +34,10 @@ What a customer can see and change. Register and log in at `/auth`, then send `A
 
 Each user sees and changes what is theirs; anything else is 404. A change holds from the very next request on. Lists are
 `{"data": [...], "next_cursor": null}`: ask again with `?cursor=` until it is null. Every answer carries `X-Request-Id`;
-errors are problem documents (RFC 9457)."""
+errors are problem documents (RFC 9457).
+
+Every POST of somebody signed in takes an `Idempotency-Key` header of 1 to 255 visible ASCII characters: for a day a
+repeat of the request gets the first answer, and begins no second checkout."""
 
 
 router = APIRouter(include_in_schema=False)
@@ -152,6 +155,7 @@ def _document(app: FastAPI, guard: Guard | None) -> dict[str, Any]:
     components.setdefault("schemas", {}).update(problem.pop("$defs"), Problem=problem)
     if guard is not None:
         _secure(found, guard)
+    _name_running(found)
     return _named_by_title(found)
 
 
@@ -163,8 +167,13 @@ def _secure(document: dict[str, Any], guard: Guard) -> None:
             for method, operation in operations.items():
                 # For a scheme other than OAuth these are roles (OpenAPI 3.1, Security Requirement Object).
                 operation["security"] = [{guard.scheme: [guard.scope_of(method.upper(), path)]}]
-                if method == "post":
-                    operation["responses"].setdefault("409", _RUNNING)
+
+
+def _name_running(document: dict[str, Any]) -> None:
+    """POSTs of a known caller take an Idempotency-Key."""
+    for operations in document["paths"].values():
+        if operations.get("post", {}).get("security"):
+            operations["post"]["responses"].setdefault("409", _RUNNING)
 
 
 def _named_by_title(document: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from datetime import timedelta
 from types import ModuleType
 
 from fastapi import Depends, FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.account import keys, profile
-from gateway.api.account.authentication import Authenticator, is_open
+from gateway.api.account.authentication import Authenticator, Session, is_open
 from gateway.api.account.billing import checkout, plan_changes, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.filters.attempts import AttemptFilter
@@ -25,6 +25,7 @@ from gateway.api.account.login.throttling import Throttle
 from gateway.api.account.records import history, ledger, limits, refusals, usage
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
+from gateway.api.idempotency import IdempotencyMiddleware
 from gateway.api.key_factory import KeyFactory
 from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, refuse_ignored_body
 from gateway.api.unit_of_work import ChangePublisher
@@ -134,13 +135,31 @@ def build_account(dependencies: AccountDependencies, *, checkout_service: Checko
         peppers=dependencies.peppers,
         unit_of_work=dependencies.unit_of_work,
     )
-    return _filtered(app, authenticator, dependencies.meter)
+    idempotent = IdempotencyMiddleware(
+        app,
+        dependencies.database,
+        takes_key=_takes_key,
+        peppers=dependencies.peppers,
+        publish=dependencies.unit_of_work("system").publish,
+        is_detached=_is_detached,
+    )
+    return _filtered(app, idempotent, authenticator, meter=dependencies.meter)
 
 
-def _filtered(app: FastAPI, authenticator: Authenticator, meter: Meter) -> ASGIApp:
+def _takes_key(scope: Scope) -> bool:
+    """Whether somebody is signed in, whose keys can be told from those of others."""
+    return isinstance(scope["state"].get("caller"), Session)
+
+
+def _is_detached(path: str) -> bool:
+    """All but keys may ask a payment provider, which no transaction covers."""
+    return not path.startswith("/me/keys")
+
+
+def _filtered(app: FastAPI, idempotent: ASGIApp, authenticator: Authenticator, *, meter: Meter) -> ASGIApp:
     """Whatever can be answered is answered before the app is asked, the cheapest answers first."""
     operations = Operations(app, spelt_out=_SPELT_OUT)
-    verified = SignatureFilter(app, app.state.checkout_service)
+    verified = SignatureFilter(idempotent, app.state.checkout_service)
     attempted = OneTimeTokenFilter(AttemptFilter(verified), app.state.dependencies.secret)
     limited = BodyLimitMiddleware(BodyFilter(attempted), max_body_bytes=max_body_bytes)
     authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=lambda scope: is_open(scope["path"]))

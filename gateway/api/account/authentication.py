@@ -46,6 +46,11 @@ class Session:
     def id(self) -> UUID:
         return self.user.id
 
+    @property
+    def name(self) -> str:
+        """The actor of the audit log."""
+        return f"user:{self.id}"
+
 
 class KeyHolder(NamedTuple):
     """A user who authenticates by an API key."""

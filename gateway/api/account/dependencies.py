@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
@@ -15,7 +15,7 @@ from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import PasswordHasher
 from gateway.api.account.login.throttling import Throttle
 from gateway.api.dry_run import DryRun
-from gateway.api.key_factory import KeyFactory
+from gateway.api.key_factory import DeterministicSecrets, KeyFactory
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
 from gateway.meter.meter import Meter
@@ -67,7 +67,10 @@ def _dependencies(request: Request) -> AccountDependencies:
 def _session(request: Request, _bearer: Bearer) -> Session:
     """AuthMiddleware authenticated it; `_bearer` documents the security of the operation."""
     caller: Session = request.state.caller
-    return caller
+    enclosing = getattr(request.state, "enclosing", None)
+    if enclosing is None:
+        return caller
+    return replace(caller, unit_of_work=caller.unit_of_work.for_actor(caller.name, enclosing=enclosing))
 
 
 def _reader(request: Request, _bearer: Bearer, _api_key: ApiKey) -> UUID:
@@ -81,7 +84,10 @@ def _key_in_use(request: Request) -> Key | None:
 
 
 def _key_factory(request: Request) -> KeyFactory:
-    return _dependencies(request).key_factory
+    """A request with an Idempotency-Key gets secrets that its replay derives again."""
+    secrets: DeterministicSecrets | None = getattr(request.state, "secrets", None)
+    factory = _dependencies(request).key_factory
+    return factory if secrets is None else factory.with_secrets(secrets.create)
 
 
 DependenciesDep = Annotated[AccountDependencies, Depends(_dependencies)]

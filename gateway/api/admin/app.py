@@ -157,7 +157,7 @@ def build_admin(
     error_responses.install(app)
     openapi.install(app, guard=GUARD)
     idempotent = IdempotencyMiddleware(
-        app, database, prefix=PREFIX, peppers=peppers, publish=unit_of_work.publish, is_detached=_is_detached
+        app, database, takes_key=_takes_key, peppers=peppers, publish=unit_of_work.publish, is_detached=_is_detached
     )
     authenticator = AdminAuthenticator(database, admin_token, key_prefix=key_prefix, peppers=peppers)
     return AdminApi(idempotent, authenticator, lambda: app.routes, hosts=hosts)
@@ -194,6 +194,10 @@ def _is_open(scope: Scope) -> bool:
 
 def _max_body_bytes(path: str) -> int:
     return MAX_IMPORT_BYTES if path == f"{PREFIX}keys/import" else MAX_BODY_BYTES
+
+
+def _takes_key(scope: Scope) -> bool:
+    return bool(scope["path"].startswith(PREFIX))
 
 
 def _is_detached(path: str) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import login_sessions, one_time_tokens, users
-from gateway.ledger.db import notifications
+from gateway.ledger.db import idempotency, notifications
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.subscriptions import billing_spans, lifecycle, subscriptions
 from policies.billing.issuing import to_json
@@ -31,6 +31,7 @@ async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) ->
     await login_sessions.delete_for_user(connection, user_id)
     await one_time_tokens.delete_for_user(connection, user_id)
     await notifications.delete_for_user(connection, user_id)
+    await idempotency.delete_for_caller(connection, f"user:{user_id}")
     current = await subscriptions.get_current(connection, user_id)
     if current is not None and current.provider_subscription_id is None:
         await lifecycle.cancel(connection, current.id, now=now, at_period_end=False)

@@ -1,4 +1,4 @@
-"""Idempotent requests of the admin API: a key is claimed first, the response is stored with the change it reports."""
+"""Idempotent requests of the APIs: a key is claimed first, the response is stored with the change it reports."""
 
 from __future__ import annotations
 
@@ -75,6 +75,11 @@ async def store_response(
 async def release(connection: AsyncConnection, request: Claim) -> None:
     """Frees the key of a request that changed nothing."""
     await connection.execute(delete(idempotent_requests).where(*_is(request)))
+
+
+async def delete_for_caller(connection: AsyncConnection, caller: str) -> None:
+    """Deletes all responses to a caller."""
+    await connection.execute(delete(idempotent_requests).where(idempotent_requests.c.caller == caller))
 
 
 async def delete_expired(connection: AsyncConnection, before: datetime, *, limit: int) -> int:

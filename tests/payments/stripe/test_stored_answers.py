@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
+from uuid import uuid4
 
 import pytest
 
@@ -56,3 +58,16 @@ async def test_refused_refund_can_be_made_once_the_reason_is_gone(
     for _ in range(3):
         await stripe_stack.provider.refund(payment_id, amount=Decimal("5.00"), currency="USD", key="same")
     assert fake_stripe.charge_of(payment_id)["amount_refunded"] == 500
+
+
+async def test_repeated_order_begins_one_checkout(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user, key = await stripe_stack.create_user(), uuid4().hex
+    async with await stripe_stack.client_for(user) as client:
+        first, again = [await client.post("/subscriptions/pro", headers={"idempotency-key": key}) for _ in range(2)]
+        both = await asyncio.gather(
+            *(client.post("/subscriptions/basic", headers={"idempotency-key": f"{key}-2"}) for _ in range(2))
+        )
+    assert (first.status_code, again.json()) == (201, first.json()), first.text
+    assert {each.status_code for each in both} <= {201, 409}
+    sessions = [each for each in fake_stripe.objects.values() if each["object"] == "checkout.session"]
+    assert len(sessions) == 2
