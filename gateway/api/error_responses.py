@@ -14,7 +14,16 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope, Send
 
 from gateway.api.checkout import PaymentsNotConfigured
-from gateway.api.errors import Busy, Conflict, Invalid, NotAuthenticated, NotInScope, Suspended, Throttled
+from gateway.api.errors import (
+    Busy,
+    Conflict,
+    Invalid,
+    NotAuthenticated,
+    NotInScope,
+    PreconditionFailed,
+    Suspended,
+    Throttled,
+)
 from gateway.http.problems import Problem, problem
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.rows import InvalidCursor
@@ -202,6 +211,7 @@ _RENDERERS: Mapping[type[Exception], Callable[[Any, Request], ErrorResponse]] = 
     RequestValidationError: _invalid_request,
     HTTPException: _http_exception,
     Conflict: lambda error, _: ErrorResponse("conflict", str(error)),
+    PreconditionFailed: lambda error, _: ErrorResponse("precondition_failed", str(error)),
     IllegalTransition: lambda error, _: ErrorResponse("conflict", str(error), {"legal": list(error.illegal.legal)}),
     ProviderMismatch: lambda error, _: ErrorResponse("conflict", str(error)),
     PaymentsNotConfigured: lambda error, _: ErrorResponse("payments_not_configured", str(error)),

@@ -10,6 +10,10 @@ class Conflict(Exception):  # noqa: N818 - an answer (409), not a fault
     """The thing is not in a state in which this can be done; the message says what can."""
 
 
+class PreconditionFailed(Exception):  # noqa: N818 - an answer (412), not a fault
+    """The thing has changed since the client read it."""
+
+
 class NotAuthenticated(Exception):  # noqa: N818 - an answer (401), not a fault
     """The request has no valid credentials; the message says what to send."""
 

@@ -63,6 +63,26 @@ class RequestIdMiddleware:
             raise
 
 
+class HeadMiddleware:
+    """Answers HEAD with the status and the fields that GET has, without its body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        # A copy: the server looks at its own for the framing of the response.
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
 class HostMiddleware:
     """Refuses requests to the admin listener for other hosts than `names` and those that `KnownHosts` always knows."""
 

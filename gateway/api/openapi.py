@@ -81,7 +81,7 @@ class Problem(BaseModel):
     errors_omitted: int | None = Field(default=None, description="How many errors `errors` leaves out.")
 
 
-def _problem(description: str) -> dict[str, Any]:
+def problem_of(description: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
 
@@ -89,25 +89,25 @@ def _problem(description: str) -> dict[str, Any]:
 # By status, as FastAPI takes them; each operation names those that it can meet.
 Responses = dict[int | str, dict[str, Any]]
 GUARDED: Responses = {
-    400: _problem("`invalid_body`: the body is not JSON"),
-    401: _problem("`unauthorized`: no token, or not a valid one"),
-    413: _problem("`payload_too_large`"),
-    422: _problem("`validation_failed`: `errors` names each field"),
-    429: _problem("`rate_limited`: too many unknown tokens came from this address"),
-    503: _problem("`accounts_unavailable`: the database is out of reach; try again"),
+    400: problem_of("`invalid_body`: the body is not JSON"),
+    401: problem_of("`unauthorized`: no token, or not a valid one"),
+    413: problem_of("`payload_too_large`"),
+    422: problem_of("`validation_failed`: `errors` names each field"),
+    429: problem_of("`rate_limited`: too many unknown tokens came from this address"),
+    503: problem_of("`accounts_unavailable`: the database is out of reach; try again"),
 }
-SCOPED: Responses = {403: _problem("`insufficient_scope`: the token lacks the `scope`")}
+SCOPED: Responses = {403: problem_of("`insufficient_scope`: the token lacks the `scope`")}
 # Of the account API: what any operation can meet, and what each operation of somebody signed in can.
 COMMON: Responses = {status: GUARDED[status] for status in (400, 413, 422, 503)}
 SIGNED_IN: Responses = {
-    401: _problem("`unauthorized`: no token, or not a valid one"),
-    403: _problem("`account_suspended`"),
-    429: _problem("`rate_limited`: too many unknown tokens or keys came from this address"),
+    401: problem_of("`unauthorized`: no token, or not a valid one"),
+    403: problem_of("`account_suspended`"),
+    429: problem_of("`rate_limited`: too many unknown tokens or keys came from this address"),
 }
-THROTTLED: Responses = {429: _problem("`rate_limited`: too many attempts; `Retry-After` says when to try again")}
-UNKNOWN: Responses = {404: _problem("`not_found`: there is no such thing")}
-PAID_FOR: Responses = {501: _problem("`payments_not_configured`: no provider, or not all that it needs")}
-CONFLICTS: Responses = {409: _problem("`conflict`: not in this state; the detail says what can be done")}
+THROTTLED: Responses = {429: problem_of("`rate_limited`: too many attempts; `Retry-After` says when to try again")}
+UNKNOWN: Responses = {404: problem_of("`not_found`: there is no such thing")}
+PAID_FOR: Responses = {501: problem_of("`payments_not_configured`: no provider, or not all that it needs")}
+CONFLICTS: Responses = {409: problem_of("`conflict`: not in this state; the detail says what can be done")}
 
 
 class Guard(NamedTuple):
@@ -119,7 +119,7 @@ class Guard(NamedTuple):
     scope_of: Callable[[str, str], str]
 
 
-_RUNNING = _problem("`idempotency_in_progress`: a request with this Idempotency-Key is still running")
+_RUNNING = problem_of("`idempotency_in_progress`: a request with this Idempotency-Key is still running")
 
 
 def install(app: FastAPI, *, guard: Guard | None) -> None:

@@ -271,6 +271,12 @@ _APIS: Mapping[str, ProblemType] = {  # the account API and the admin API
         "The object is not in a state that allows this, or another object has the same unique value.",
         "Read the object again, and act as `detail` says.",
     ),
+    "precondition_failed": ProblemType(
+        412,
+        "Precondition failed",
+        "The object is not the one that `If-Match` names any more: somebody has changed it since.",
+        "Read the object again, then repeat the change with its `ETag`.",
+    ),
     "validation_failed": ProblemType(
         422,
         "Validation failed",

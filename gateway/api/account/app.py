@@ -27,7 +27,13 @@ from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
 from gateway.api.idempotency import IdempotencyMiddleware
 from gateway.api.key_factory import KeyFactory
-from gateway.api.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware, refuse_ignored_body
+from gateway.api.middleware import (
+    AuthMiddleware,
+    BodyLimitMiddleware,
+    HeadMiddleware,
+    RequestIdMiddleware,
+    refuse_ignored_body,
+)
 from gateway.api.unit_of_work import ChangePublisher
 from gateway.api.webhooks import inbox, signatures
 from gateway.api.webhooks.signatures import SignatureFilter
@@ -164,7 +170,7 @@ def _filtered(app: FastAPI, idempotent: ASGIApp, authenticator: Authenticator, *
     limited = BodyLimitMiddleware(BodyFilter(attempted), max_body_bytes=max_body_bytes)
     authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=lambda scope: is_open(scope["path"]))
     stored = StoredResponseFilter(authenticated, _versions(meter), negotiated=frozenset(_PROBLEM_PATHS))
-    return RequestIdMiddleware(OperationFilter(stored, operations))
+    return RequestIdMiddleware(HeadMiddleware(OperationFilter(stored, operations)))
 
 
 def _versions(meter: Meter) -> dict[str, Version]:

@@ -44,6 +44,7 @@ from gateway.api.key_factory import KeyFactory
 from gateway.api.middleware import (
     AuthMiddleware,
     BodyLimitMiddleware,
+    HeadMiddleware,
     HostMiddleware,
     RequestIdMiddleware,
     refuse_ignored_body,
@@ -181,7 +182,7 @@ class AdminApi:
         self.hosts = tuple(hosts)
         self.scoped: ASGIApp = ScopeMiddleware(BodyLimitMiddleware(app, max_body_bytes=_max_body_bytes), routes)
         authenticated = AuthMiddleware(self.scoped, authenticator.authenticate, is_open=_is_open)
-        self._app = RequestIdMiddleware(HostMiddleware(authenticated, self.hosts))
+        self._app = RequestIdMiddleware(HostMiddleware(HeadMiddleware(authenticated), self.hosts))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)

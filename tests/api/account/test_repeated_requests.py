@@ -55,6 +55,17 @@ async def test_requests_of_nobody_take_no_key(account: AccountApi) -> None:
         assert "idempotency-replayed" not in answer.headers
 
 
+async def test_head_answers_as_get_without_the_body(account: AccountApi) -> None:
+    customer = await account.customer()
+    for client, path, status in (
+        (account.client, "/plans", 200),
+        (customer.client, "/me", 200),
+        (account.client, "/me", 401),
+    ):
+        head = await client.head(path)
+        assert (head.status_code, head.content) == (status, b"")
+
+
 async def test_what_is_stored_of_a_customer_goes_with_the_account(account: AccountApi) -> None:
     customer = await account.customer()
     await post(customer.client, "/me/keys", {"name": "one"}, key=uuid4().hex)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.accounts.users import existing_user
 from gateway.api.admin.dependencies import KeyFactoryDep, ReasonDep, UnitOfWorkDep
+from gateway.api.admin.preconditions import STALE, PreconditionDep, TaggingDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.api_keys import (
@@ -69,22 +70,23 @@ async def list_keys(query: Annotated[KeyQuery, Query()], unit_of_work: UnitOfWor
 
 
 @router.get("/{key_id:uuid}", summary="Get a key", responses=UNKNOWN)
-async def get_key(key_id: UUID, unit_of_work: UnitOfWorkDep) -> Key:
+async def get_key(key_id: UUID, unit_of_work: UnitOfWorkDep, tagging: TaggingDep) -> Key:
     async with unit_of_work.read() as connection:
-        return key_model(await _existing(connection, key_id), now())
+        return tagging.tagged(key_model(await _existing(connection, key_id), now()))
 
 
-@router.patch("/{key_id:uuid}", summary="Change a key", responses=UNKNOWN | CONFLICTS)
-async def change_key(key_id: UUID, patch: KeyPatch, unit_of_work: UnitOfWorkDep) -> Key:
+@router.patch("/{key_id:uuid}", summary="Change a key", responses=UNKNOWN | CONFLICTS | STALE)
+async def change_key(key_id: UUID, patch: KeyPatch, unit_of_work: UnitOfWorkDep, precondition: PreconditionDep) -> Key:
     changes = patch.changes()
     if "status" in changes:
         changes["status"] = KeyStatus(changes["status"])
     async with unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, key_id))
+        precondition.check(key_model(before, now()))
         await check_permissions(change.connection, patch.permissions)
         after = key_model(await api_keys.patch(change.connection, key_id, **changes), now())
         await change.record("keys.change", "key", entity_id=key_id, before=key_model(before, now()), after=after)
-    return after
+    return precondition.tagged(after)
 
 
 @router.post("/{key_id:uuid}/revoke", summary="Revoke a key for good", responses=UNKNOWN)

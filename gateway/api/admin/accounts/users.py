@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.api.admin.billing.subscriptions import Subscription
 from gateway.api.admin.catalogue.plans import offered_plan
 from gateway.api.admin.dependencies import ActorDep, ReasonDep, UnitOfWorkDep
+from gateway.api.admin.preconditions import STALE, PreconditionDep, TaggingDep
 from gateway.api.admin.scopes import ADMIN
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Email, Instant, Line, Lines, LookupEmail, Metadata, TimeZone
@@ -111,23 +112,26 @@ async def list_users(query: Annotated[UserQuery, Query()], unit_of_work: UnitOfW
 
 
 @router.get("/{user_id}", summary="Get a user", responses=UNKNOWN)
-async def get_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> UserWithSubscription:
+async def get_user(user_id: UUID, unit_of_work: UnitOfWorkDep, tagging: TaggingDep) -> UserWithSubscription:
     async with unit_of_work.read() as connection:
-        return await _detailed(connection, await existing_user(connection, user_id))
+        return tagging.tagged(await _detailed(connection, await existing_user(connection, user_id)))
 
 
-@router.patch("/{user_id}", summary="Change a user", responses=UNKNOWN | CONFLICTS)
-async def change_user(user_id: UUID, patch: UserPatch, unit_of_work: UnitOfWorkDep, actor: ActorDep) -> User:
+@router.patch("/{user_id}", summary="Change a user", responses=UNKNOWN | CONFLICTS | STALE)
+async def change_user(
+    user_id: UUID, patch: UserPatch, unit_of_work: UnitOfWorkDep, actor: ActorDep, precondition: PreconditionDep
+) -> User:
     changes = patch.changes()
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
+        precondition.check(before)
         if any(name in changes and changes[name] != getattr(before, name) for name in _OWNERSHIP):
             actor.require(ADMIN)
         after = User.model_validate(await users.patch(change.connection, user_id, **changes))
         if changes.get("email_verified_at") is not None:
             await persons.recognise(change.connection, user_id, now=now(), actor=change.actor)
         await change.record("users.change", "user", entity_id=user_id, before=before, after=after)
-    return after
+    return precondition.tagged(after)
 
 
 @router.delete("/{user_id}", status_code=204, summary="Delete a user", responses=UNKNOWN)

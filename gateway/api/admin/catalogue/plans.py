@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.catalogue.plan_terms import check_fallback, checked, tiers_of
 from gateway.api.admin.dependencies import UnitOfWorkDep
+from gateway.api.admin.preconditions import STALE, PreconditionDep, TaggingDep
 from gateway.api.checkout import CheckoutService, CheckoutServiceDep
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
@@ -247,14 +248,18 @@ async def create_plan(body: NewPlan, unit_of_work: UnitOfWorkDep, checkout_servi
 
 
 @router.get("/{plan}", summary="Get a plan by id or name", responses=UNKNOWN)
-async def get_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> Plan:
+async def get_plan(plan: Line, unit_of_work: UnitOfWorkDep, tagging: TaggingDep) -> Plan:
     async with unit_of_work.read() as connection:
-        return plan_model(await existing_plan(connection, plan))
+        return tagging.tagged(plan_model(await existing_plan(connection, plan)))
 
 
-@router.patch("/{plan}", summary="Change a plan", responses=UNKNOWN | CONFLICTS)
+@router.patch("/{plan}", summary="Change a plan", responses=UNKNOWN | CONFLICTS | STALE)
 async def change_plan(
-    plan: Line, patch: PlanPatch, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep
+    plan: Line,
+    patch: PlanPatch,
+    unit_of_work: UnitOfWorkDep,
+    checkout_service: CheckoutServiceDep,
+    precondition: PreconditionDep,
 ) -> Plan:
     """Limits and features hold for all its subscribers from their next request on, unless they are to keep theirs."""
     changes = patch.changes()
@@ -269,6 +274,7 @@ async def change_plan(
         # This locks the catalogue: the later of two concurrent changes builds on the earlier one.
         await bump_catalogue(change.connection)
         row = await existing_plan(change.connection, plan)
+        precondition.check(plan_model(row))
         ids = {**row.terms.provider_ids} | {name: changes.pop(name) for name in ID_FIELDS if name in changes}
         changes["provider_ids"] = {name: external_id for name, external_id in ids.items() if external_id is not None}
         terms = checked(replace(row.terms, **changes), before=row.terms)
@@ -280,7 +286,7 @@ async def change_plan(
             )
         after = plan_model(changed)
         await change.record("plans.change", "plan", entity_id=row.id, before=plan_model(row), after=after)
-    return await _compared(after, changed, checkout_service)
+    return precondition.tagged(await _compared(after, changed, checkout_service))
 
 
 @router.post("/{plan}/migrate", summary="Move subscribers of older versions to this one", responses=UNKNOWN)

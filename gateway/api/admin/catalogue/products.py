@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from gateway.api.admin.dependencies import UnitOfWorkDep
+from gateway.api.admin.preconditions import STALE, PreconditionDep, TaggingDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, Metadata, Text
@@ -60,21 +61,24 @@ async def list_products(query: Annotated[PageQuery, Query()], unit_of_work: Unit
 
 
 @router.get("/{product_id}", summary="Get a product", responses=UNKNOWN)
-async def get_product(product_id: UUID, unit_of_work: UnitOfWorkDep) -> Product:
+async def get_product(product_id: UUID, unit_of_work: UnitOfWorkDep, tagging: TaggingDep) -> Product:
     async with unit_of_work.read() as connection:
         row = await products.get(connection, product_id)
     if row is None:
         raise NotFound("product", product_id)
-    return Product.model_validate(row)
+    return tagging.tagged(Product.model_validate(row))
 
 
-@router.patch("/{product_id}", summary="Change a product", responses=UNKNOWN | CONFLICTS)
-async def change_product(product_id: UUID, patch: ProductPatch, unit_of_work: UnitOfWorkDep) -> Product:
+@router.patch("/{product_id}", summary="Change a product", responses=UNKNOWN | CONFLICTS | STALE)
+async def change_product(
+    product_id: UUID, patch: ProductPatch, unit_of_work: UnitOfWorkDep, precondition: PreconditionDep
+) -> Product:
     async with unit_of_work.change() as change:
         before = Product.model_validate(await products.get_for_update(change.connection, product_id))
+        precondition.check(before)
         after = Product.model_validate(await products.patch(change.connection, product_id, **patch.changes()))
         await change.record("products.change", "product", entity_id=product_id, before=before, after=after)
-    return after
+    return precondition.tagged(after)
 
 
 @router.delete("/{product_id}", status_code=204, summary="Delete a product", responses=UNKNOWN | CONFLICTS)
