@@ -34,6 +34,7 @@ from policies.billing.periods import LONGEST_TRIAL_DAYS
 
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MAX_METADATA_BYTES = 16 * 1024
 _MAX_LINES = 8
 _MAX_METADATA_DEPTH = 32  # far below the recursion limit of Python, so that stored metadata can be rendered
@@ -120,10 +121,12 @@ def _each_storable(found: object, *, depth: int) -> None:
 
 
 def _parse_instant(written: object) -> object:
-    """Accepts text only: pydantic would read a number as seconds since 1970."""
+    """Accepts text only: pydantic would read a number as seconds since 1970. A date begins at midnight in UTC."""
     if isinstance(written, datetime) or (isinstance(written, str) and _INSTANT.fullmatch(written)):
         return written
-    raise ValueError("must be a time as 2026-01-31T12:00:00Z, or with another offset than Z")
+    if isinstance(written, str) and _DATE.fullmatch(written):
+        return f"{written}T00:00:00Z"
+    raise ValueError("must be a time as 2026-01-31T12:00:00Z, or with another offset than Z, or a date as 2026-01-31")
 
 
 def _utc(instant: datetime) -> datetime:
@@ -217,7 +220,13 @@ TimeZone = Annotated[
     AfterValidator(_time_zone),
     Field(description="A name of the IANA time zone database.", examples=["Europe/Berlin"]),
 ]
-Instant = Annotated[AwareDatetime, BeforeValidator(_parse_instant), AfterValidator(_utc)]
+# Of a date it is the midnight in UTC with which the day begins.
+Instant = Annotated[
+    AwareDatetime,
+    BeforeValidator(_parse_instant),
+    AfterValidator(_utc),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}),
+]
 FutureInstant = Annotated[Instant, AfterValidator(_in_future)]
 Network = Annotated[
     str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
@@ -68,11 +68,17 @@ def dimensions(group_by: str) -> list[Dimension]:
 
 def with_bounds(wanted: UsageFilter) -> UsageFilter:
     """The filter with both ends, at most `MAX_SPAN` apart. Raises Invalid."""
-    until = wanted.until or end_of_hour(now())
-    since = wanted.since or until - DEFAULT_SPAN
+    since, until = bounds(wanted.since, wanted.until)
+    return replace(wanted, since=since, until=until)
+
+
+def bounds(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+    """Both ends, at most `MAX_SPAN` apart; by default the last days. Raises Invalid."""
+    until = until or end_of_hour(now())
+    since = since or until - DEFAULT_SPAN
     if not timedelta(0) <= until - since <= MAX_SPAN:
         raise Invalid("from", f"must be before `to`, by {MAX_SPAN.days} days at most")
-    return replace(wanted, since=since, until=until)
+    return since, until
 
 
 async def aggregate(

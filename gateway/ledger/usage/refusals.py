@@ -1,14 +1,19 @@
-"""Counts the refused requests of known keys per minute."""
+"""Counts the refused requests of known keys per minute, and sums them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Date, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.ledger.db.rows import Page, decode_cursor, encode_cursor
+from gateway.ledger.db.tables import api_keys, refused_requests
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,6 +36,80 @@ _ADD = text("""
      ORDER BY 1, 2, 3, 4
     ON CONFLICT (api_key_id, endpoint, code, minute) DO UPDATE SET count = r.count + excluded.count
 """)
+
+
+class RefusalDimension(StrEnum):
+    DAY = "day"
+    ENDPOINT = "endpoint"
+    CODE = "code"
+    KEY = "key"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalFilter:
+    """None matches all. Times are those of the request, to the minute."""
+
+    since: datetime
+    until: datetime
+    user_id: UUID | None = None
+    api_key_id: UUID | None = None
+    endpoint: str | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalGroup:
+    """The refused requests of one group; None for what they are not grouped by. Days are those of UTC."""
+
+    day: date | None
+    endpoint: str | None
+    code: str | None
+    api_key_id: UUID | None
+    user_id: UUID | None
+    requests: int
+
+
+_ROW = refused_requests.c
+_KEYS = {
+    RefusalDimension.DAY: cast(func.timezone("UTC", _ROW.minute), Date).label("day"),
+    RefusalDimension.ENDPOINT: _ROW.endpoint,
+    RefusalDimension.CODE: _ROW.code,
+    RefusalDimension.KEY: _ROW.api_key_id,
+    RefusalDimension.USER: api_keys.c.user_id,
+}
+_NAMES = ("day", "endpoint", "code", "api_key_id", "user_id")
+
+
+async def group_refusals(
+    connection: AsyncConnection,
+    wanted: RefusalFilter,
+    by: Sequence[RefusalDimension],
+    *,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[RefusalGroup]:
+    """The most refused first, then in the order of `by`. Raises InvalidCursor."""
+    first = 0 if cursor is None else decode_cursor(cursor)
+    keys = [_KEYS[dimension] for dimension in by]
+    requests = func.sum(_ROW["count"]).label("requests")
+    query = select(*keys, requests).join_from(refused_requests, api_keys, api_keys.c.id == _ROW.api_key_id)
+    query = query.where(_ROW.minute >= wanted.since, _ROW.minute < wanted.until).group_by(*keys)
+    for column, expected in (
+        (api_keys.c.user_id, wanted.user_id),
+        (_ROW.api_key_id, wanted.api_key_id),
+        (_ROW.endpoint, wanted.endpoint),
+        (_ROW.code, wanted.code),
+    ):
+        if expected is not None:
+            query = query.where(column == expected)
+    rows = (await connection.execute(query.order_by(requests.desc(), *keys).offset(first).limit(limit + 1))).all()
+    data = tuple(_group(row._mapping) for row in rows[:limit])  # noqa: SLF001 - public by SQLAlchemy's documentation
+    return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
+
+
+def _group(row: Any) -> RefusalGroup:
+    return RefusalGroup(**{name: row.get(name) for name in _NAMES}, requests=int(row["requests"]))
 
 
 async def add(connection: AsyncConnection, counts: Mapping[RefusedIn, int]) -> None:

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.ledger.usage import ingestion
+from gateway.ledger.usage import ingestion, refusals
+from gateway.ledger.usage.refusals import RefusedIn
 from tests.api.conftest import AdminApi
 from tests.ledger.make import NOON, a_line
 
@@ -203,3 +204,70 @@ async def test_groups_are_sorted_by_a_sum_and_paged(admin_api: AdminApi, sort: s
 async def test_invalid_aggregation_is_refused_by_name(admin_api: AdminApi, body: dict[str, str], field: str) -> None:
     response = await admin_api.call("GET", "/usage", status=422, params=body)
     assert response["errors"][0]["field"] == field
+
+
+async def test_usage_is_exported_as_csv_whole(admin_api: AdminApi) -> None:
+    user_id = await _a_user_with(admin_api, 7)
+    query = {"user_id": user_id, "format": "csv", "limit": "2"}
+    answer = await admin_api.client.get("/admin/v1/usage", params=query)
+    assert answer.headers["content-type"].startswith("text/csv"), answer.text
+    header, *rows = answer.text.splitlines()
+    assert header.startswith("request_id,created_at,user_id")
+    assert (len(rows), all(user_id in row for row in rows)) == (7, True)
+    sums = await admin_api.client.get(
+        "/admin/v1/usage", params={**query, "group_by": "outcome", "from": "2026-03-01", "to": "2026-04-01"}
+    )
+    header, row = sums.text.splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["outcome"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "count"),
+    [
+        ({"from": "2026-03-15"}, 3),
+        ({"from": "2026-03-16"}, 0),
+        ({"to": "2026-03-15"}, 0),
+        ({"to": "2026-03-16"}, 3),
+        ({"from": "2026-03-15T12:01:00Z", "to": "2026-03-16"}, 2),
+    ],
+)
+async def test_time_of_a_query_may_be_a_date(admin_api: AdminApi, bounds: dict[str, str], count: int) -> None:
+    user_id = await _a_user_with(admin_api, 3)
+    assert len((await admin_api.get("/usage", user_id=user_id, **bounds))["data"]) == count
+
+
+@pytest.mark.parametrize("written", ["2026-02-30", "2026-3-15", "20260315", "yesterday"])
+async def test_what_is_no_date_is_refused(admin_api: AdminApi, written: str) -> None:
+    refused = await admin_api.call("GET", "/usage", params={"from": written}, status=422)
+    assert [error["field"] for error in refused["errors"]] == ["from"]
+
+
+async def test_refusals_are_summed_by_what_is_asked(admin_api: AdminApi) -> None:
+    users = [await admin_api.create_user() for _ in range(2)]
+    keys = [UUID((await admin_api.create_key(user["id"]))["id"]) for user in users]
+    day = timedelta(days=1)
+    counts = {
+        RefusedIn(keys[0], "chat", "rate_limited", NOON): 5,
+        RefusedIn(keys[0], "chat", "rate_limited", NOON + day): 2,
+        RefusedIn(keys[0], "chat", "insufficient_credits", NOON): 4,
+        RefusedIn(keys[1], "upload", "feature_not_in_plan", NOON): 1,
+    }
+    async with admin_api.database.transaction() as connection:
+        await refusals.add(connection, counts)
+    march = {"from": "2026-03-01", "to": "2026-04-01"}
+
+    async def sums(**query: str) -> list[tuple[Any, ...]]:
+        found = (await admin_api.get("/refusals", **march, **query))["data"]
+        return [tuple(value for value in row.values() if value is not None) for row in found]
+
+    own = {"user_id": users[0]["id"]}
+    assert await sums(**own) == [("chat", "rate_limited", 7), ("chat", "insufficient_credits", 4)]
+    assert await sums(**own, group_by="day,code") == [
+        ("2026-03-15", "rate_limited", 5),
+        ("2026-03-15", "insufficient_credits", 4),
+        ("2026-03-16", "rate_limited", 2),
+    ]
+    assert await sums(**own, group_by="user", code="rate_limited") == [(users[0]["id"], 7)]
+    assert await sums(api_key_id=str(keys[1]), group_by="key,endpoint") == [("upload", str(keys[1]), 1)]
+    assert len(await admin_api.pages("/refusals", limit=1, **march, **own)) == 2
+    await admin_api.call("GET", "/refusals", params={"group_by": "weather"}, status=422)

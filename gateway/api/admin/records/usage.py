@@ -8,11 +8,14 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field, StringConstraints
+from starlette.responses import Response
 
+from gateway.api import csv_export
 from gateway.api.account.records.usage import ReceiptLine, receipt
 from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
+from gateway.api.csv_export import NextPage
 from gateway.api.errors import Invalid
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas import usage_aggregates
@@ -100,7 +103,7 @@ class RecordQuery(PageQuery):
     until: Instant | None = Field(default=None, alias="to", description="Before this instant.")
 
     def filter(self) -> UsageFilter:
-        return UsageFilter(**self.model_dump(exclude={"limit", "cursor", "group_by", "sort"}))
+        return UsageFilter(**self.model_dump(exclude={"limit", "cursor", "group_by", "sort", "format"}))
 
 
 class UsageQuery(RecordQuery):
@@ -116,23 +119,47 @@ class UsageQuery(RecordQuery):
         examples=["-credits_charged"],
         description=f"Orders the groups by {', '.join(analytics.SORTABLE)}, descending with a leading `-`.",
     )
+    format: csv_export.Format | None = Field(
+        default=None, description="csv: all of it, whatever the limit; or `Accept: text/csv`."
+    )
 
 
-@router.get("", summary="List or sum usage")
+_ROW_COLUMNS = tuple(name for name in Usage.model_fields if name != "metadata")
+
+
+@router.get(
+    "",
+    summary="List or sum usage",
+    response_model=PageModel[UsageAggregate] | PageModel[Usage],
+    responses=csv_export.CSV,
+)
 async def list_usage(
-    query: Annotated[UsageQuery, Query()], unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep
-) -> PageModel[UsageAggregate] | PageModel[Usage]:
+    query: Annotated[UsageQuery, Query()], request: Request, unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep
+) -> PageModel[UsageAggregate] | PageModel[Usage] | Response:
     """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it.
 
-    `group_by=model,plan` tells the margin of each model and plan.
+    `group_by=model,plan` tells the margin of each model and plan. As CSV with `?format=csv` or `Accept: text/csv`.
     """
-    if query.group_by is not None:
-        return await _grouped(query, query.group_by, unit_of_work, value=dependencies.credit_value)
+    if query.group_by is None:
+        page, columns = _rows(query, unit_of_work), _ROW_COLUMNS
+    else:
+        page = _grouped(query, query.group_by, unit_of_work, value=dependencies.credit_value)
+        columns = tuple(UsageAggregate.model_fields)
+    if csv_export.is_requested(request, query.format):
+        return csv_export.stream(columns, page, file_name="usage.csv")
+    return await page(query.cursor, query.limit)
+
+
+def _rows(query: UsageQuery, unit_of_work: UnitOfWork) -> NextPage:
     if query.sort is not None:
         raise Invalid("sort", "needs group_by; rows come newest first")
-    async with unit_of_work.read() as connection:
-        page = await history.list_usage(connection, query.filter(), cursor=query.cursor, limit=query.limit)
-    return page_of(page, Usage.model_validate)
+
+    async def page(cursor: str | None, limit: int) -> PageModel[Usage]:
+        async with unit_of_work.read() as connection:
+            found = await history.list_usage(connection, query.filter(), cursor=cursor, limit=limit)
+        return page_of(found, Usage.model_validate)
+
+    return page
 
 
 @router.get("/{request_id}", summary="Get a call with its receipt", responses=UNKNOWN)
@@ -146,15 +173,18 @@ async def get_call(request_id: UUID, unit_of_work: UnitOfWorkDep, dependencies: 
     return UsageWithReceipt(**asdict(row), computed=found.computed, lines=found.lines)
 
 
-async def _grouped(
-    query: UsageQuery, group_by: str, unit_of_work: UnitOfWork, *, value: CreditValue | None
-) -> PageModel[UsageAggregate]:
+def _grouped(query: UsageQuery, group_by: str, unit_of_work: UnitOfWork, *, value: CreditValue | None) -> NextPage:
+    """Checks the query here, before a response begins."""
     within, by = usage_aggregates.with_bounds(query.filter()), usage_aggregates.dimensions(group_by)
-    async with unit_of_work.read() as connection:
-        page = await usage_aggregates.aggregate(
-            connection, within, by, sort=query.sort, cursor=query.cursor, limit=query.limit
-        )
-    return page_of(page, lambda group: _with_margin(group, value))
+
+    async def page(cursor: str | None, limit: int) -> PageModel[UsageAggregate]:
+        async with unit_of_work.read() as connection:
+            found = await usage_aggregates.aggregate(
+                connection, within, by, sort=query.sort, cursor=cursor, limit=limit
+            )
+        return page_of(found, lambda group: _with_margin(group, value))
+
+    return page
 
 
 def _with_margin(group: UsageGroup, value: CreditValue | None) -> UsageAggregate:
