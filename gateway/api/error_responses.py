@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError
@@ -35,6 +36,8 @@ from gateway.payments.provider import InvalidWebhook, ProviderRefused, ProviderU
 from policies.billing.providers import ID_FIELDS
 from policies.model import Refused
 from policies.wording import shortened
+
+_log = structlog.get_logger()
 
 
 class ErrorResponse(NamedTuple):
@@ -195,6 +198,22 @@ _DUPLICATES = {
 }
 
 
+def _payment_refused(error: ProviderRefused, request: Request) -> ErrorResponse:
+    """What the provider says of its objects and keys is for operators, and for the log."""
+    _log.warning("payment_refused", reason=str(error))
+    return ErrorResponse("payment_refused", str(error) if _is_operator(request) else error.to_customer)
+
+
+def _payment_unavailable(error: ProviderUnavailable, request: Request) -> ErrorResponse:
+    _log.warning("payment_unavailable", reason=str(error))
+    detail = "The payment provider cannot be reached at the moment; try again shortly."
+    return ErrorResponse("payment_unavailable", str(error) if _is_operator(request) else detail, {"retry_after": 5})
+
+
+def _is_operator(request: Request) -> bool:
+    return request.url.path.startswith("/admin/")
+
+
 def _duplicate(error: AlreadyExists, _: Request) -> ErrorResponse:
     return ErrorResponse("conflict", _DUPLICATES.get(error.constraint) or f"Another {error.entity} has the same value.")
 
@@ -215,8 +234,8 @@ _RENDERERS: Mapping[type[Exception], Callable[[Any, Request], ErrorResponse]] = 
     IllegalTransition: lambda error, _: ErrorResponse("conflict", str(error), {"legal": list(error.illegal.legal)}),
     ProviderMismatch: lambda error, _: ErrorResponse("conflict", str(error)),
     PaymentsNotConfigured: lambda error, _: ErrorResponse("payments_not_configured", str(error)),
-    ProviderRefused: lambda error, _: ErrorResponse("payment_refused", str(error)),
-    ProviderUnavailable: lambda error, _: ErrorResponse("payment_unavailable", str(error), {"retry_after": 5}),
+    ProviderRefused: lambda error, request: _payment_refused(error, request),
+    ProviderUnavailable: lambda error, request: _payment_unavailable(error, request),
     InvalidWebhook: lambda error, _: ErrorResponse("invalid_webhook", f"{error}."),
     NotInScope: lambda error, _: ErrorResponse("insufficient_scope", str(error), {"scope": error.scope}),
     MeterUnavailable: lambda *_: ErrorResponse(

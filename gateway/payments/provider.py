@@ -28,17 +28,29 @@ class CredentialsRejected(ProviderUnavailable):
     """The provider rejects the gateway's API key, so it did nothing. The call is worth repeating with another key."""
 
 
+# For refusals whose reason names objects and requests of the operator's account.
+REFUSED = "The payment provider has refused this; tell the operator the request id."
+
+
 class ProviderRefused(Exception):  # noqa: N818 - the provider's answer
     """The provider refuses, and would refuse again.
 
     `is_missing`: the account has no such object. `is_customer_missing`: it has no longer, or in this mode not, the
     customer that the request names. `is_repeated`: it repeats what it answered an earlier request with the same key.
+    `to_customer` is what customers are told, where the message is the operator's to read.
     """
 
     def __init__(
-        self, message: str, *, is_missing: bool = False, is_customer_missing: bool = False, is_repeated: bool = False
+        self,
+        message: str,
+        *,
+        to_customer: str | None = None,
+        is_missing: bool = False,
+        is_customer_missing: bool = False,
+        is_repeated: bool = False,
     ) -> None:
         super().__init__(message)
+        self.to_customer = to_customer or message
         self.is_missing = is_missing
         self.is_customer_missing = is_customer_missing
         self.is_repeated = is_repeated

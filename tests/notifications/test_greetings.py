@@ -28,14 +28,14 @@ async def test_only_an_owner_of_a_verified_address_is_greeted_by_name(own: Datab
         user = await users.create(
             connection, "ada@example.com", name="Ada", email_verified_at=now() if is_verified else None
         )
-        await notifications.enqueue(connection, user.id, kind="credits.threshold", payload={"percent": 80})
+        await notifications.enqueue(connection, user.id, kind="credits.checked", payload={"percent": 80})
         leased = await notifications.lease(connection, limit=10, lease_seconds=60)
     assert {delivery.name for delivery in leased} == {"Ada" if is_verified else None}
 
 
 @pytest.mark.parametrize("name", ["Ada", "Ada Lovelace", "J. R. R. Tolkien", "O'Brien-Smith", "Łukasz", "山田太郎"])
 def test_name_is_in_the_greeting(name: str) -> None:
-    assert render("credits.threshold", {}, name=name, context=CONTEXT).text.startswith(f"Hello {name},\n")
+    assert render("credits.checked", {}, name=name, context=CONTEXT).text.startswith(f"Hello {name},\n")
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_name_is_in_the_greeting(name: str) -> None:
     ],
 )
 def test_text_that_is_no_name_is_not_in_the_greeting(name: str | None) -> None:
-    assert render("credits.threshold", {}, name=name, context=CONTEXT).text.startswith("Hello,\n")
+    assert render("credits.checked", {}, name=name, context=CONTEXT).text.startswith("Hello,\n")

@@ -87,11 +87,20 @@ def test_email_without_a_page_names_the_request() -> None:
 
 def test_balance_of_credits_that_are_worth_something_is_shown_as_money() -> None:
     context = TemplateContext(secret="s", credit_value=CreditValue("USD", Decimal(100)))
-    payload = {"percent": 80, "current_credits": 20, "period_start": "2026-03-01"}
+    payload: dict[str, object] = {
+        "percent": 80,
+        "current_credits": 20,
+        "period_credits": 100,
+        "credits_used_this_period": 80,
+    }
+    payload["period_end"] = "2026-03-01T00:00:00+00:00"
     email = render("credits.threshold", payload, name=None, context=context)
-    assert email.text == "Hello,\n\npercent: 80\ncurrent credits: 20 (0.20 USD)\nperiod start: 2026-03-01\n"
+    fact = "You have used 80 (0.80 USD) of the 100 (1.00 USD) credits of the period, which ends on 2026-03-01."
+    assert f"{fact} 20 (0.20 USD) are left." in email.text
+    plain = render("credits.checked", {"percent": 80, "current_credits": 20}, name=None, context=context)
+    assert plain.text == "Hello,\n\npercent: 80\ncurrent credits: 20 (0.20 USD)\n"
 
 
 def test_kind_without_template_is_rendered_from_its_payload() -> None:
-    email = render("credits.threshold", {"percent": 80}, name=None, context=TemplateContext(secret="s"))
-    assert email == Email("Credits: threshold", "Hello,\n\npercent: 80\n")
+    email = render("credits.checked", {"percent": 80}, name=None, context=TemplateContext(secret="s"))
+    assert email == Email("Credits: checked", "Hello,\n\npercent: 80\n")

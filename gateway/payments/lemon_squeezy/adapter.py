@@ -15,6 +15,7 @@ from gateway.payments.lemon_squeezy import objects
 from gateway.payments.lemon_squeezy.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
 from gateway.payments.provider import (
     CONNECT_TIMEOUT_SECONDS,
+    REFUSED,
     TIMEOUT_SECONDS,
     ChangeEvent,
     ChangesPage,
@@ -305,7 +306,9 @@ def _content(response: httpx.Response) -> dict[str, Any]:
         raise CredentialsRejected(f"Lemon Squeezy rejects this gateway's key: {_reason(response)}")
     if response.status_code >= 400:
         raise ProviderRefused(
-            f"Lemon Squeezy answers {response.status_code}: {_reason(response)}", is_missing=response.status_code == 404
+            f"Lemon Squeezy answers {response.status_code}: {_reason(response)}",
+            to_customer=REFUSED,
+            is_missing=response.status_code == 404,
         )
     if not response.content:
         return {}

@@ -9,6 +9,7 @@ import stripe
 
 from gateway.payments.provider import (
     CONNECT_TIMEOUT_SECONDS,
+    REFUSED,
     TIMEOUT_SECONDS,
     CredentialsRejected,
     ProviderRefused,
@@ -34,6 +35,7 @@ async def response(call: Awaitable[Any]) -> dict[str, Any]:
             raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
         raise ProviderRefused(
             f"Stripe refuses: {error}",
+            to_customer=_to_customer(error),
             is_missing=status == 404,
             is_customer_missing=_names_no_customer(error),
             is_repeated=_is_repeated(error),
@@ -65,6 +67,11 @@ def timeout() -> Any:
     from httpx import Timeout
 
     return Timeout(TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+
+
+def _to_customer(error: stripe.StripeError) -> str:
+    """Stripe writes messages about cards for their holders; others name its objects."""
+    return error.user_message or REFUSED if isinstance(error, stripe.CardError) else REFUSED
 
 
 def _is_repeated(error: stripe.StripeError) -> bool:

@@ -7,10 +7,14 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+import stripe
+from structlog.testing import capture_logs
 
-from gateway.payments.provider import ProviderRefused
+from gateway.payments.provider import REFUSED, ProviderRefused
+from gateway.payments.stripe.calls import _to_customer
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack, only
+from tests.payments.stripe.test_suspended_accounts import operator
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
 
 
@@ -71,3 +75,31 @@ async def test_repeated_order_begins_one_checkout(stripe_stack: PaymentStack, fa
     assert {each.status_code for each in both} <= {201, 409}
     sessions = [each for each in fake_stripe.objects.values() if each["object"] == "checkout.session"]
     assert len(sessions) == 2
+
+
+async def test_what_the_provider_says_of_its_objects_is_for_the_operator(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    stripe_stack.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
+    user = await stripe_stack.create_user()
+    remote = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    found = await current_subscription(stripe_stack, user)
+    del fake_stripe.objects[remote]
+    async with await stripe_stack.client_for(user) as customer, operator(stripe_stack) as admin:
+        for code, secret in (("payment_refused", remote), ("payment_unavailable", "Stripe")):
+            with capture_logs() as logged:
+                told = (await customer.delete(f"/subscriptions/{found.id}")).json()
+                known = (await admin.post(f"/admin/v1/subscriptions/{found.id}/cancel")).json()
+            assert (told["code"], known["code"]) == (code, code)
+            assert secret not in told["detail"]
+            assert secret in known["detail"]
+            assert all(secret in each["reason"] for each in logged if each["event"] == code)
+            fake_stripe.down = True
+
+
+async def test_message_about_a_card_is_for_its_holder() -> None:
+    body = {"error": {"message": "Your card has insufficient funds.", "type": "card_error"}}
+    declined = stripe.CardError("Request req_1: Your card has insufficient funds.", None, None, json_body=body)  # type: ignore[no-untyped-call]
+    assert _to_customer(declined) == "Your card has insufficient funds."
+    unknown = stripe.InvalidRequestError("Request req_1: No such price: 'price_x'", None)  # type: ignore[no-untyped-call]
+    assert _to_customer(unknown) == REFUSED
