@@ -24,6 +24,7 @@ class Purpose(StrEnum):
     RESET_PASSWORD = "reset_password"  # noqa: S105 - the name of a purpose
     PERSON = "person"
     PAGES = "pages"
+    INVOICE = "invoice"
 
 
 class Verdict(StrEnum):

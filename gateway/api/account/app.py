@@ -139,6 +139,7 @@ def build_account(dependencies: AccountDependencies, *, checkout_service: Checko
         dependencies.tokens,
         key_prefix=dependencies.key_prefix,
         peppers=dependencies.peppers,
+        secret=dependencies.secret,
         unit_of_work=dependencies.unit_of_work,
     )
     idempotent = IdempotencyMiddleware(

@@ -11,6 +11,8 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from gateway.api import problem_pages
+from gateway.api.account.billing import invoice_links
+from gateway.api.account.billing.invoice_links import LinkHolder
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.api.guesses import Guesses
@@ -27,6 +29,7 @@ OPEN_PATHS = frozenset({"/plans", "/openapi.json", "/docs", problem_pages.PREFIX
 OPEN_PREFIXES = ("/auth/", "/webhooks/", problem_pages.PREFIX + "/")
 # Paths that take an API key as well as an access token.
 API_KEY_PATHS = frozenset({"/me/usage", "/me/limits"})
+LINK_PARAMETER = "token"
 
 _api_key_header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
 _bearer_header = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
@@ -91,22 +94,26 @@ class Authenticator:
         *,
         key_prefix: str,
         peppers: Mapping[int, bytes],
+        secret: str,
         unit_of_work: Callable[[str], UnitOfWork],
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._key_prefix = key_prefix
         self._peppers = peppers
+        self._secret = secret
         self._unit_of_work = unit_of_work
         self._guesses = Guesses()
 
-    async def authenticate(self, request: Request) -> Session | KeyHolder:
-        """A KeyHolder for paths of `API_KEY_PATHS` only.
+    async def authenticate(self, request: Request) -> Session | KeyHolder | LinkHolder:
+        """A KeyHolder for paths of `API_KEY_PATHS` only, a LinkHolder for the invoice of its link.
 
         Raises NotAuthenticated, Suspended, Throttled, Refused for a key that the proxy would refuse, and
         DatabaseUnavailable.
         """
         bearer = await _bearer_header(request)
+        if bearer is None and (link := self._read_link(request)) is not None:
+            return link
         if request.scope["path"] not in API_KEY_PATHS:
             return await self._session(bearer, client_ip=client_address(request))
         api_key = await _api_key_header(request)
@@ -116,6 +123,10 @@ class Authenticator:
         if api_key is not None or secret.startswith(f"{self._key_prefix}_live_"):
             return await self._key_holder(secret, client_ip=client_address(request))
         return await self._session(bearer, client_ip=client_address(request))
+
+    def _read_link(self, request: Request) -> LinkHolder | None:
+        token = request.query_params.get(LINK_PARAMETER)
+        return None if token is None else invoice_links.holder(self._secret, request.scope["path"], token)
 
     async def _session(self, bearer: HTTPAuthorizationCredentials | None, *, client_ip: str) -> Session:
         if bearer is None:

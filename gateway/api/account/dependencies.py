@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 
 from gateway.api.account.authentication import ApiKey, Bearer, KeyHolder, Session, client_address
+from gateway.api.account.billing.invoice_links import LinkHolder
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.password_hashing import PasswordHasher
 from gateway.api.account.login.throttling import Throttle
@@ -78,6 +79,17 @@ def _reader(request: Request, _bearer: Bearer, _api_key: ApiKey) -> UUID:
     return caller.id
 
 
+def _invoice_reader(
+    request: Request,
+    _bearer: Bearer,
+    token: Annotated[str | None, Query(description="Of a link, instead of an access token.")] = None,
+) -> UUID:
+    """The owner of the invoice that a session or a link is for; the authenticator has read the token."""
+    del token
+    caller: Session | LinkHolder = request.state.caller
+    return caller.id
+
+
 def _key_in_use(request: Request) -> Key | None:
     caller: Session | KeyHolder = request.state.caller
     return caller.key if isinstance(caller, KeyHolder) else None
@@ -95,6 +107,7 @@ ClientAddress = Annotated[str, Depends(client_address)]
 Me = Annotated[Session, Depends(_session)]
 # The user whose data is read, by a session or by an API key.
 Reader = Annotated[UUID, Depends(_reader)]
+InvoiceReader = Annotated[UUID, Depends(_invoice_reader)]
 # The API key that reads; None for a session.
 KeyInUse = Annotated[Key | None, Depends(_key_in_use)]
 KeyFactoryDep = Annotated[KeyFactory, Depends(_key_factory)]
