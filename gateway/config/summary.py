@@ -98,7 +98,7 @@ def _payment_warnings(config: Config) -> list[str]:
         if secrets.api_key is None and any(names.price_field in provider_ids(item) for item in sold):
             found.append(f"prices name {names.title}, but {names.api_key_variable} is not set")
         if secrets.api_key is not None and not secrets.webhook_secrets:
-            found.append(f"{names.webhook_secret_variable} is not set; payments will not be heard of")
+            found.append(f"{names.webhook_secret_variable} is not set; payments are heard of by polling alone")
     unbilled = (plan.id for plan in config.plans if plan.stripe_price_id and _is_unbilled(plan))
     return [
         *found,
