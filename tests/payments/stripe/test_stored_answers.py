@@ -98,8 +98,9 @@ async def test_what_the_provider_says_of_its_objects_is_for_the_operator(
 
 
 async def test_message_about_a_card_is_for_its_holder() -> None:
-    body = {"error": {"message": "Your card has insufficient funds.", "type": "card_error"}}
-    declined = stripe.CardError("Request req_1: Your card has insufficient funds.", None, None, json_body=body)  # type: ignore[no-untyped-call]
+    told = {"request-id": "req_1"}
+    declined = stripe.CardError("Your card has insufficient funds.", None, None, headers=told)  # type: ignore[no-untyped-call]
+    assert "req_1" in str(declined)
     assert _to_customer(declined) == "Your card has insufficient funds."
-    unknown = stripe.InvalidRequestError("Request req_1: No such price: 'price_x'", None)  # type: ignore[no-untyped-call]
+    unknown = stripe.InvalidRequestError("No such price: 'price_x'", None, headers=told)  # type: ignore[no-untyped-call]
     assert _to_customer(unknown) == REFUSED
