@@ -220,6 +220,7 @@ BillingMail = Literal[
     "payment.failed",
     "payment.refunded",
     "subscription.changed",
+    "subscription.price_changed",
     "subscription.cancelled",
     "subscription.continued",
     "subscription.ended",

@@ -44,6 +44,13 @@ def _changed(payload: Payload) -> tuple[str, ...]:
     return "Your subscription was changed", fact, "GET /subscriptions/me shows it. " + _NOT_YOU
 
 
+def _price_changed(payload: Payload) -> tuple[str, ...]:
+    prices = f"from {payload['previous_price']} to {payload['price']} {payload['currency']}"
+    since = f"From {day(payload['effective_at'])} on your subscription to {payload['plan']} has other prices"
+    fact = f"{since}." if payload["previous_price"] == payload["price"] else f"{since}: {prices}."
+    return "Prices of your subscription change", fact, "GET /plans shows them. You can cancel before: " + _CANCEL
+
+
 def _cancelled(payload: Payload) -> tuple[str, ...]:
     end = day(payload["current_period_end"])
     fact = f"Your subscription to {payload['plan']} ends on {end}. You have access until then, and pay nothing more."
@@ -63,7 +70,7 @@ def _ended(payload: Payload) -> tuple[str, ...]:
 def _trial_ends(payload: Payload) -> tuple[str, ...]:
     end = day(payload["current_period_end"])
     fact = f"Your trial of {payload['plan']} ends on {end}. The plan goes on then and is charged."
-    return "Your trial ends soon", fact, "If you do not want that: DELETE /subscriptions/{id} before."
+    return "Your trial ends soon", fact, "If you do not want that: " + _CANCEL
 
 
 def _paid_twice(payload: Payload) -> tuple[str, ...]:
@@ -74,12 +81,14 @@ def _paid_twice(payload: Payload) -> tuple[str, ...]:
     return "You have paid twice", fact, "If you did not mean to, ask us to refund one of the payments. " + _MINE
 
 
+_CANCEL = "DELETE /subscriptions/{id} ends it with its period."
 _NOT_YOU = "If it was not you, change your password."
 _TEXTS: Mapping[str, Callable[[Payload], tuple[str, ...]]] = {
     news.RECEIVED: _received,
     news.FAILED: _failed,
     news.REFUNDED: _refunded,
     news.CHANGED: _changed,
+    news.PRICE_CHANGED: _price_changed,
     news.CANCELLED: _cancelled,
     news.CONTINUED: _continued,
     news.ENDED: _ended,

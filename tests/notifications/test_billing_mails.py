@@ -16,6 +16,10 @@ SUBSCRIPTION = {
     "quantity": 3,
     "current_period_end": "2026-07-15T12:00:00+00:00",
     "kept_plan_id": "basic",
+    "price": "39.99",
+    "previous_price": "29.99",
+    "currency": "EUR",
+    "effective_at": "2026-07-15T12:00:00+00:00",
 }
 
 
@@ -29,9 +33,14 @@ def test_kind_has_a_text_of_its_own(kind: str) -> None:
     assert "quantity:" not in email.text  # the raw payload
 
 
-@pytest.mark.parametrize("kind", [news.CANCELLED, news.CONTINUED, news.TRIAL_ENDS])
+@pytest.mark.parametrize("kind", [news.CANCELLED, news.CONTINUED, news.TRIAL_ENDS, news.PRICE_CHANGED])
 def test_mail_about_an_end_names_its_day(kind: str) -> None:
     assert "2026-07-15" in mail(kind, SUBSCRIPTION).text
+
+
+def test_mail_about_a_price_names_both() -> None:
+    assert "from 29.99 to 39.99 EUR" in mail(news.PRICE_CHANGED, SUBSCRIPTION).text
+    assert "from 39.99" not in mail(news.PRICE_CHANGED, {**SUBSCRIPTION, "previous_price": "39.99"}).text
 
 
 def test_mail_about_a_failed_payment_gives_the_reason() -> None:

@@ -6,13 +6,17 @@ writes to no subscription; only a change that exempts the present subscribers do
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db import notifications
 from gateway.ledger.db.tables.subscriptions import CURRENT
+from policies.billing.news import PRICE_CHANGED
 
 # Joins the plan `p` of a subscription `s` in the version that the subscription is on. The version is laid over today's
 # row, so a column that is newer than the version has today's value.
@@ -48,6 +52,22 @@ _PIN = text(f"""
       FROM subscription_plans p
      WHERE p.id = :plan_id AND s.plan_id = p.id AND NOT s.keeps_version AND ({CURRENT} OR status = 'incomplete')
 """)  # noqa: S608 - CURRENT is a constant
+
+# A provider goes on charging what it charged, and whoever keeps a version for good goes on paying its price.
+_TELL_PRICE = text("""
+    WITH told AS (
+         INSERT INTO notices (id, user_id, kind, payload)
+         SELECT gen_random_uuid(), s.user_id, :kind,
+                CAST(:payload AS jsonb) || jsonb_build_object('subscription_id', s.id, 'effective_at', to_jsonb(
+                    CASE WHEN s.metadata ? 'keeps_version_for' THEN s.current_period_end ELSE s.current_period_start
+                     END))
+           FROM subscriptions s
+          WHERE s.plan_id = :plan_id AND s.provider = 'manual' AND s.status IN ('trialing', 'active')
+            AND NOT s.cancel_at_period_end AND (NOT s.keeps_version OR s.metadata ? 'keeps_version_for')
+         RETURNING id)
+    INSERT INTO notice_deliveries (notice_id, channel)
+    SELECT told.id, channel FROM told CROSS JOIN unnest(CAST(:channels AS text[])) channel
+""")
 
 _UNPIN = text("""
     UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now(),
@@ -88,6 +108,13 @@ async def pin_subscribers(connection: AsyncConnection, plan_id: str, *, is_for_p
     the price that a subscription was bought at, so one that it bills keeps the version.
     """
     await connection.execute(_PIN, {"plan_id": plan_id, "is_for_period": is_for_period})
+
+
+async def tell_price(connection: AsyncConnection, plan_id: str, *, payload: Mapping[str, Any]) -> None:
+    """Tells the subscribers whom another price of the plan is for, with the present period or the next."""
+    channels = [notifications.MAIL, notifications.WEBHOOK]
+    told = {"plan_id": plan_id, "kind": PRICE_CHANGED, "payload": json.dumps(payload), "channels": channels}
+    await connection.execute(_TELL_PRICE, told)
 
 
 async def unpin_after_period(connection: AsyncConnection, subscription_id: UUID) -> bool:

@@ -26,7 +26,8 @@ from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
-from policies.billing.invoicing import PriceTier, Pricing, tiers_mode
+from policies.billing.invoicing import PriceTier, Pricing, first_price, tiers_mode
+from policies.billing.money import plain
 from policies.billing.overage import Overage
 from policies.billing.periods import Interval
 from policies.billing.price_checks import Offer, OfferedPrice
@@ -196,7 +197,8 @@ async def change(
     Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
     """
     await bump_catalogue(connection)
-    reach = subscribers or _reach(await get(connection, plan_id), terms, permissions)
+    former = await get(connection, plan_id)
+    reach = subscribers or _reach(former, terms, permissions)
     if reach in ("keep", "next_period"):
         await plan_versions.pin_subscribers(connection, plan_id, is_for_period=reach == "next_period")
     granted = None if permissions is None else await _permission_ids(connection, permissions)
@@ -210,7 +212,19 @@ async def change(
     await plan_versions.record(connection, plan_id)
     if reach == "migrate":
         await plan_versions.unpin_subscribers(connection, plan_id)
+    if former is not None and former.terms.pricing != terms.pricing:
+        await plan_versions.tell_price(connection, plan_id, payload=_price_news(former.terms, terms, plan_id))
     return await _existing(connection, plan_id)
+
+
+def _price_news(former: PlanTerms, terms: PlanTerms, plan_id: str) -> dict[str, str]:
+    return {
+        "plan_id": plan_id,
+        "plan": terms.name,
+        "previous_price": plain(first_price(former.pricing)),
+        "price": plain(first_price(terms.pricing)),
+        "currency": terms.currency,
+    }
 
 
 async def migrate(connection: AsyncConnection, plan_id: str) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
 from gateway.ledger.accounts.users import User
 from gateway.workers.billing.renewals import TrialNoticeWorker
+from tests.ledger.make import list_notifications
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack, only
 from tests.payments.stripe.test_suspended_accounts import operator
@@ -102,3 +103,26 @@ async def test_end_of_a_trial_is_told_three_days_before(stripe_stack: PaymentSta
         await worker.run_once()
         assert await told(stripe_stack, user) == expected
     assert await worker.run_once() == 0
+
+
+async def test_other_price_is_told_to_those_who_will_pay_it(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """Not to those whom Stripe goes on charging as before, nor for a change of wording."""
+    own, billed = await stripe_stack.create_user(), await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, billed)
+    async with operator(stripe_stack) as client:
+        body = {"user_id": str(own.id), "plan_id": "pro"}
+        assert (await client.post("/admin/v1/subscriptions", json=body)).status_code == 201
+        end = (await current_subscription(stripe_stack, own)).current_period_end
+        await told(stripe_stack, own)
+        await told(stripe_stack, billed)
+        await client.patch("/admin/v1/plans/pro", json={"description": "nicer text"})
+        assert await told(stripe_stack, own) == []
+        await client.patch("/admin/v1/plans/pro", json={"price": "39.99"})
+    async with stripe_stack.database.read() as connection:
+        (news,) = [each for kind, each in await list_notifications(connection, own.id) if "price" in kind]
+    assert (news["previous_price"], news["price"]) == ("29.99", "39.99")
+    assert datetime.fromisoformat(news["effective_at"]) == end
+    assert await told(stripe_stack, own) == ["subscription.price_changed *"]
+    assert await told(stripe_stack, billed) == []
