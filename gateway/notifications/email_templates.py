@@ -104,6 +104,14 @@ def _action(kind: str, payload: Mapping[str, Any], context: TemplateContext) -> 
 
 
 def _of_payload(kind: str, payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:
+    """A payload that another version wrote may lack what the text names, and is shown as it is."""
+    try:
+        return _told(kind, payload, credit_value)
+    except KeyError:
+        return _plain(kind, payload, credit_value)
+
+
+def _told(kind: str, payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:
     if kind == "invoice.issued":
         return _invoice(payload)
     if kind == "credits.threshold":

@@ -151,6 +151,8 @@ def _try(operation: Any, mode: GenerationMode, headers: dict[str, str], things: 
 
 def _is_beyond(response: Response) -> bool:
     """Whether all that is refused about it is what no schema can say."""
+    if response.status_code == 412:
+        return True  # of the tag of an object it knows the form
     if response.status_code != 422 or response.json()["code"] != "validation_failed":
         return False
     told = [f"{each['field']}: {each['message']}" for each in response.json()["errors"]]

@@ -30,11 +30,11 @@ async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) ->
     await users.delete(connection, user_id)
     await login_sessions.delete_for_user(connection, user_id)
     await one_time_tokens.delete_for_user(connection, user_id)
-    await notifications.delete_for_user(connection, user_id)
     await idempotency.delete_for_caller(connection, f"user:{user_id}")
     current = await subscriptions.get_current(connection, user_id)
     if current is not None and current.provider_subscription_id is None:
         await lifecycle.cancel(connection, current.id, now=now, at_period_end=False)
+    await notifications.delete_for_user(connection, user_id)
     if buyer is not None:
         await billing_spans.keep_buyer(connection, user_id, to_json(buyer))
     payload = {"user_id": str(user_id)}

@@ -106,7 +106,7 @@ async def test_history_holds_analyses_only(admin_api: AdminApi) -> None:
         ({"user_id": "x"}, "user_id"),
         ({"outcome": "fine"}, "outcome"),
         ({"from": "yesterday"}, "from"),
-        ({"to": "2026-03-15"}, "to"),
+        ({"to": "2026-03"}, "to"),
         ({"since": "2026-03-15T12:00:00Z"}, "since"),
         ({"user": "x"}, "user"),
         ({"endpoint": "\0"}, "endpoint"),

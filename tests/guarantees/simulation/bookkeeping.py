@@ -128,6 +128,7 @@ class Account:
         part = min(gift.remaining, amount)
         gift.remaining -= part
         gift.clawed += amount
+        self.purchased -= amount if gift.source == "purchase" else 0
         self.balance -= part
         self.take(amount - part)
 
@@ -136,11 +137,18 @@ class Account:
             if gift.is_scheduled and gift.begins <= now:
                 self.give(gift)
         for gift in self.gifts:
-            if gift.ends <= now:
+            if gift.ends <= now and not self._waits(gift, now):
                 self.balance -= gift.remaining
                 self.expired += gift.remaining
                 gift.clawed += gift.remaining
                 gift.remaining = 0
+
+    def _waits(self, gift: Gift, now: datetime) -> bool:
+        """Whether a provider is still to tell of the period after that of the gift."""
+        contract = next((each for each in self.contracts if each.id == gift.of), None)
+        if contract is None or contract.provider == "manual" or contract.is_ending:
+            return False
+        return contract.status in ("trialing", "active") and contract.end <= gift.ends and now < gift.ends + GRACE
 
     def open_period(self, contract: Contract) -> bool:
         if contract.start in contract.granted or (self.period and self.period[:2] == (contract.id, contract.start)):

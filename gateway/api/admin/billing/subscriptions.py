@@ -215,7 +215,9 @@ async def resume_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep
 async def _billed(unit_of_work: UnitOfWork, subscription_id: UUID) -> subscriptions.StoredSubscription | None:
     """The subscription where a provider has it; one that was never paid for exists here alone."""
     async with unit_of_work.read() as connection:
-        found = await subscriptions.get_existing(connection, subscription_id)
+        found = await subscriptions.get(connection, subscription_id)
+    if found is None:
+        raise NotFound("subscription", subscription_id)
     return None if found.provider == subscriptions.MANUAL or found.provider_subscription_id is None else found
 
 
