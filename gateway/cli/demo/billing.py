@@ -20,7 +20,7 @@ from policies.billing.issuing import Issuer
 from policies.billing.payments import MAX_ATTEMPTS, PaymentStatus, RemotePayment, RemoteRefund
 
 PROVIDER = "stripe"
-_GRACE = timedelta(days=3)
+GRACE = timedelta(days=3)
 _BATCH = 100
 _PACK_CREDITS, _PACK_PRICE, _CURRENCY = 500, Decimal("12.00"), "USD"
 
@@ -53,8 +53,8 @@ _LOST = "No such invoice: in_demo_lost"
 
 async def renew_due(connection: AsyncConnection, now: datetime) -> None:
     """Starts the periods that are due by `now`."""
-    for due in await renewals.find_due(connection, now=now, grace=_GRACE, limit=_BATCH):
-        await renewals.advance(connection, due.subscription_id, now=now, grace=_GRACE)
+    for due in await renewals.find_due(connection, now=now, grace=GRACE, limit=_BATCH):
+        await renewals.advance(connection, due.subscription_id, now=now, grace=GRACE)
 
 
 async def issue_invoices(connection: AsyncConnection, issuer: Issuer, now: datetime) -> list[Invoice]:

@@ -169,8 +169,10 @@ class Month:
                 connection, user_id, amount=amount, source="admin", reason=reason, actor=ACTOR, effective_at=at
             )
             await self._record("credits.grant", user_id, reason=reason)
-        for user_id in await expiry.list_due_accounts(connection, now=at, limit=len(self._customers)):
-            await expiry.apply_due(connection, user_id, now=at)
+        for user_id in await expiry.list_due_accounts(
+            connection, now=at, grace=billing.GRACE, limit=len(self._customers)
+        ):
+            await expiry.apply_due(connection, user_id, now=at, grace=billing.GRACE)
 
     async def _call(self, day: datetime) -> None:
         """Draws the day's calls, and what was refused."""

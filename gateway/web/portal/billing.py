@@ -41,12 +41,12 @@ async def list_payments(page: Customer) -> Response:
 @customers.get("/billing/invoices/{invoice_id}")
 async def show_invoice(page: Customer) -> Response:
     """The document itself, under its own policy."""
-    return await statements.show_my_invoice(uuid_in_path(page.visit, "invoice_id"), page.me)
+    return await statements.show_my_invoice(uuid_in_path(page.visit, "invoice_id"), page.me.id, page.portal.account)
 
 
 @customers.get("/billing/invoices/{invoice_id}/pdf")
 async def download_invoice(page: Customer) -> Response:
-    return await statements.download_my_invoice(uuid_in_path(page.visit, "invoice_id"), page.me)
+    return await statements.download_my_invoice(uuid_in_path(page.visit, "invoice_id"), page.me.id, page.portal.account)
 
 
 def _page_query(page: Customer) -> PageQuery:

@@ -31,7 +31,7 @@ class RefusalSum(ResponseModel):
     requests: int
 
 
-class RefusalQuery(PageQuery):
+class RefusalSumQuery(PageQuery):
     user_id: UUID | None = None
     api_key_id: UUID | None = None
     endpoint: Line | None = Field(default=None, description="The route's name.")
@@ -46,7 +46,9 @@ class RefusalQuery(PageQuery):
 
 
 @router.get("", summary="Sum refused requests")
-async def list_refusals(query: Annotated[RefusalQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[RefusalSum]:
+async def list_refusals(
+    query: Annotated[RefusalSumQuery, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[RefusalSum]:
     """The most refused first; of the last 30 days unless `from` says otherwise, some seconds behind the requests.
 
     Refused requests are no usage: nothing was forwarded and nothing charged. Those without a known key are counted in

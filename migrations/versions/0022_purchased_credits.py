@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0021"
-down_revision = "0020"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
-serves_from = "0016"
+serves_from = "0020"
 is_needed = False
 
 _COMMENT = "COMMENT ON COLUMN user_credits.total_credits_purchased IS '{}'"
