@@ -43,11 +43,15 @@ class PaymentPauseWorker:
 
     async def _apply(self, subscription: StoredSubscription, *, pauses: bool) -> None:
         remote_id = subscription.provider_subscription_id or ""
-        if pauses:
-            await self._provider.pause_payments(remote_id)
-            log.info("payments_paused", subscription_id=str(subscription.id))
-        else:
-            await self._provider.resume_payments(remote_id)
-            log.info("payments_resumed", subscription_id=str(subscription.id))
+        try:
+            if pauses:
+                await self._provider.pause_payments(remote_id)
+                log.info("payments_paused", subscription_id=str(subscription.id))
+            else:
+                await self._provider.resume_payments(remote_id)
+                log.info("payments_resumed", subscription_id=str(subscription.id))
+        except ProviderRefused as refused:
+            if not refused.is_missing:  # where there is none nobody is charged
+                raise
         async with self._database.transaction() as connection:
             await record_pause(connection, subscription.id, is_paused=pauses)

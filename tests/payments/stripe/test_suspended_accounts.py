@@ -65,6 +65,19 @@ async def test_suspended_customer_of_stripe_is_charged_nothing_until_the_account
     assert len(fake_stripe.requests) == asked
 
 
+async def test_subscription_that_the_provider_lacks_is_asked_about_once(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    worker = PaymentPauseWorker(stripe_stack.database, stripe_stack.provider)
+    user = await stripe_stack.create_user()
+    del fake_stripe.objects[await subscribe_and_pay(stripe_stack, fake_stripe, user)]
+    await suspend(stripe_stack, user)
+    await worker.run_once()
+    asked = len(fake_stripe.requests)
+    await worker.run_once()
+    assert len(fake_stripe.requests) == asked
+
+
 async def test_pause_that_the_seller_made_is_left_alone(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
     user = await stripe_stack.create_user()
     subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
