@@ -41,7 +41,7 @@ def config(tmp_path: Path, written: str) -> Config:
 async def test_configured_plans_are_created_complete(connection: AsyncConnection, tmp_path: Path) -> None:
     assert await installation.seed(connection, config(tmp_path, ROUTES + PLANS)) == ("team", "reader")
     team, reader = await _plan(connection, "team"), await _plan(connection, "reader")
-    assert (team.terms.name, str(team.terms.price), team.terms.credits_per_period) == ("Team of ten", "12.50", 5)
+    assert (team.terms.name, str(team.terms.price), team.terms.credits_per_period) == ("Team of ten", "0", 5)
     assert (team.terms.features, team.terms.provider_ids) == ({"analysis": True}, {"stripe_price_id": "price_x"})
     assert team.terms.tiers == (
         Tier(up_to=10, unit_price=Decimal("0.5"), flat_price=Decimal(1)),

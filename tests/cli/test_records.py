@@ -148,6 +148,7 @@ async def test_plans_are_applied_after_showing_what_changes(place: Place) -> Non
     rows = [json.loads(line) for line in confirmed.out.splitlines()]
     assert [row for row in rows if row["plan"] == "team"] == [
         {"plan": "team", "field": "name", "before": "Team of ten", "after": "Team of twelve"},
+        {"plan": "team", "field": "price", "before": "10", "after": "0"},
         {"plan": "team", "field": "pricing_model", "before": "flat", "after": "tiered"},
         {
             "plan": "team",
@@ -169,7 +170,7 @@ async def test_plans_are_applied_after_showing_what_changes(place: Place) -> Non
 async def test_failed_command_prints_one_line_and_exits_with_1(place: Place, ada: dict[str, Any]) -> None:
     wrong = {
         ("users", "create", "--email", EMAIL.upper()): "another user already has this (uq_users_email_lower)",
-        ("users", "create", "--email", "x@example.com", "--plan", "gold"): "no plan 'gold'; there are: reader, ",
+        ("users", "create", "--email", "x@example.com", "--plan", "gold"): "no plan 'gold'; there are: ",
         ("keys", "revoke", ada["id"]): f"no usable key {ada['id']}",
         ("credits", "grant", "--user", "y@example.com", "--amount", "1", "--reason", "x"): "no user y@example.com",
     }

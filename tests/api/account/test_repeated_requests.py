@@ -58,7 +58,7 @@ async def test_requests_of_nobody_take_no_key(account_api: AccountApi) -> None:
 async def test_head_answers_as_get_without_the_body(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     for client, path, status in (
-        (account_api.client, "/plans", 200),
+        (account_api.client, "/problems", 200),
         (customer.client, "/me", 200),
         (account_api.client, "/me", 401),
     ):

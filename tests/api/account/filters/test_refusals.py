@@ -97,7 +97,7 @@ async def test_only_operations_reach_the_app(account_api: AccountApi) -> None:
         ("POST", "/problems/none", 404, None),
         ("GET", "/problems/none", 404, None),
         ("PUT", "/auth/login", 405, "POST"),
-        ("HEAD", "/plans", 200, None),
+        ("HEAD", "/problems", 200, None),
         ("HEAD", "/auth/login", 405, "POST"),
         ("PATCH", "/plans", 405, "GET"),
         ("DELETE", "/me/keys", 405, "GET, POST"),
