@@ -16,6 +16,7 @@ from gateway.config import model
 from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
+from gateway.config.operation import notifications
 from gateway.config.operation.logs import Log
 from gateway.config.operation.portal import Portal
 from gateway.config.operation.records import Idempotency, Usage
@@ -58,8 +59,8 @@ class Sections:
     usage: Usage = field(default_factory=Usage)
     log: Log = field(default_factory=Log)
     auth: model.Auth = field(default_factory=model.Auth)
-    mail: model.Mail = field(default_factory=model.Mail)
-    notices: model.Notices = field(default_factory=model.Notices)
+    mail: notifications.Mail = field(default_factory=notifications.Mail)
+    notices: notifications.Notices = field(default_factory=notifications.Notices)
     upstreams: dict[str, Any] = field(default_factory=dict)
     prices: dict[str, Any] = field(default_factory=dict)
     routes: list[Any] = field(default_factory=list)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from gateway.config.model import BillingMail
+from gateway.config.operation.notifications import BillingMail
 from policies.billing import news
 from policies.billing.news import Standing, payment_news
 from policies.model import SubscriptionStatus as Status

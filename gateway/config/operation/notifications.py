@@ -1,0 +1,61 @@
+"""The sections `mail` and `notices` of gateway.yaml: how customers and the operator's system are told of events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
+
+from gateway.config.quantities import Kind, Text, Url, about
+
+
+def _smtp_url(value: object) -> str:
+    wanted = "must be a URL such as smtp://user:password@mail.example.com:587 (STARTTLS) or smtps://…:465"
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise ValueError(wanted) from error
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not port_is_valid:
+        raise ValueError(wanted)
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mail:
+    smtp: Annotated[
+        str | None,
+        BeforeValidator(lambda value: None if value is None else _smtp_url(value)),
+        Kind("`smtp(s)://` URL"),
+        about("Server that sends e-mail; without one, e-mail goes to the log."),
+    ] = field(default=None, repr=False)
+    sender: Annotated[Text, about("Address that e-mail is sent from.", key="from")] = "gateway@localhost"
+
+
+# What customers get mails about besides their account and their credits; `policies/billing/news.py` says when.
+BillingMail = Literal[
+    "invoice.issued",
+    "payment.received",
+    "payment.failed",
+    "payment.refunded",
+    "subscription.changed",
+    "subscription.price_changed",
+    "subscription.cancelled",
+    "subscription.continued",
+    "subscription.ended",
+    "subscription.trial_ends",
+    "subscription.paid_twice",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notices:
+    webhook_url: Annotated[
+        Url | None, about("URL that receives events of users, signed by `GATEWAY_WEBHOOK_SECRET`.")
+    ] = None
+    without_mail: Annotated[
+        tuple[BillingMail, ...],
+        about("Events of billing that customers get no mail about, such as those that the payment provider mails."),
+    ] = ()
