@@ -14,13 +14,16 @@ from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.credits import grants
 from gateway.ledger.subscriptions import lifecycle
+from gateway.workers.outbox import OutboxPublisher
 from tests.api.account.conftest import AccountApi, Customer
 
 
 async def a_plan(account_api: AccountApi, **terms: Any) -> StoredPlan:
     given = {"name": uuid4().hex, "price": Decimal(0), "credits_per_period": 10, **terms}
     async with account_api.database.transaction() as connection:
-        return await plans.create(connection, PlanTerms(**given))
+        made = await plans.create(connection, PlanTerms(**given))
+    await OutboxPublisher(account_api.database, account_api.meter).publish_all()  # `/plans` is made again
+    return made
 
 
 @pytest.fixture
