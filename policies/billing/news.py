@@ -29,7 +29,7 @@ MAILED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SubscriptionFacts:
     """Of a subscription at a time."""
 
     status: Status
@@ -40,14 +40,14 @@ class Standing:
     is_ending: bool
 
 
-def news(before: Standing | None, after: Standing) -> tuple[str, ...]:
+def news(before: SubscriptionFacts | None, after: SubscriptionFacts) -> tuple[str, ...]:
     """The kinds of notifications that the change is worth; `before` None: the subscription is new."""
     if before is None or before.status is Status.INCOMPLETE:
         return (STARTED,) if after.status in _SERVED else ()
     return tuple(_news(before, after))
 
 
-def _news(before: Standing, after: Standing) -> Iterator[str]:
+def _news(before: SubscriptionFacts, after: SubscriptionFacts) -> Iterator[str]:
     if before.status in _LIVING and after.status in _OVER:
         yield ENDED
     if after.status not in _LIVING:

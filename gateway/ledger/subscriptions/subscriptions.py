@@ -17,7 +17,7 @@ from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, page_by_time, value
 from gateway.ledger.db.tables import notices, subscription_plans, subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES, WAS_BEGUN
-from policies.billing.news import CHANGED, MAILED, TRIAL_ENDS, Standing, news
+from policies.billing.news import CHANGED, MAILED, TRIAL_ENDS, SubscriptionFacts, news
 from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEvent
 from policies.billing.subscriptions import transition as next_state
 from policies.model import SubscriptionStatus
@@ -71,8 +71,8 @@ class StoredSubscription:
         return State(self.status, self.cancel_at_period_end)
 
     @property
-    def standing(self) -> Standing:
-        return Standing(
+    def facts(self) -> SubscriptionFacts:
+        return SubscriptionFacts(
             self.status,
             self.plan_id,
             self.quantity,
@@ -226,7 +226,7 @@ async def announce(
 
 
 async def _announce(connection: AsyncConnection, before: StoredSubscription | None, after: StoredSubscription) -> None:
-    for kind in news(None if before is None else before.standing, after.standing):
+    for kind in news(None if before is None else before.facts, after.facts):
         more = {"previous_plan_id": before.plan_id} if before is not None and kind == CHANGED else {}
         await announce(connection, after, kind, **more)
 

@@ -10,12 +10,12 @@ import pytest
 
 from gateway.config.operation.notifications import BillingMail
 from policies.billing import news
-from policies.billing.news import Standing, payment_news
+from policies.billing.news import SubscriptionFacts, payment_news
 from policies.model import SubscriptionStatus as Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MONTH = timedelta(days=31)
-ACTIVE = Standing(Status.ACTIVE, "pro", 1, NOON, NOON + MONTH, is_ending=False)
+ACTIVE = SubscriptionFacts(Status.ACTIVE, "pro", 1, NOON, NOON + MONTH, is_ending=False)
 NEXT = {"period_start": NOON + MONTH, "period_end": NOON + 2 * MONTH}
 
 
