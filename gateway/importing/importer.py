@@ -239,7 +239,8 @@ _WRITERS: dict[Section, Callable[[Target], Writer]] = {
 
 def _problem(records: RecordReader, record: Record, error: Exception) -> Problem:
     """What the ledger says, in terms of the source."""
-    name, reason = None, " ".join(str(error).split())
+    # Not all of SQLAlchemy's message, which has the statement's values, such as hashes.
+    name, reason = None, " ".join(str(getattr(error, "orig", None) or error).split())
     if isinstance(error, UnfitField):
         name = error.field
     elif isinstance(error, AlreadyExists):

@@ -161,7 +161,8 @@ SECTIONS: Mapping[Section, Mapping[str, FieldSpec]] = {
         "user": _user(),
         "plan": _plan(is_required=True),
         "status": FieldSpec(
-            values.one_of(SubscriptionStatus, _STATUSES), "One of the gateway's, Stripe's or Lemon Squeezy's words."
+            values.one_of(SubscriptionStatus, _STATUSES),
+            "One of the gateway's, Stripe's or Lemon Squeezy's words; NULL: active.",
         ),
         "quantity": FieldSpec(values.small_count, "Seats; left out: 1."),
         "provider": FieldSpec(values.provider, "Who renews it: stripe, lemon_squeezy, or manual: this gateway."),

@@ -76,8 +76,7 @@ class CreditWriter:
     async def begin_batch(self, connection: AsyncConnection, batch: Sequence[Record]) -> None:
         await self._users.look_up(connection, batch)
         users = self._users.known
-        await takeovers.lock(connection, users)
-        self._before = await takeovers.list_taken_over(connection, users, actor=self._target.actor)
+        self._before = await takeovers.lock_taken_over(connection, users, actor=self._target.actor)
 
     async def write(self, connection: AsyncConnection, record: Record) -> Result:
         user_id = self._users.id_of(record)

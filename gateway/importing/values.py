@@ -216,7 +216,9 @@ def token(raw: object) -> str:
 
 
 def reference(raw: object) -> str:
-    """How the key of another row is written, whatever its type: 7, 7.0 and '7' are one."""
+    """How the key of another row is written, whatever its type: 7, 7.0 and '7' are one, bytes are hexadecimal."""
+    if isinstance(raw, bytes | bytearray | memoryview):
+        return bytes(raw).hex()  # such as BINARY(16) of MySQL
     if isinstance(raw, float | Decimal) and (number := decimal(raw)) == number.to_integral_value():
         raw = int(number)
     return text(raw).strip()

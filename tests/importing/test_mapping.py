@@ -20,10 +20,12 @@ from gateway.importing.mapping import PRESETS, InvalidMapping, SourceMapping, lo
 from gateway.importing.reference import markdown
 from gateway.importing.source import SourceUnusable, open_source
 from gateway.importing.values import Unfit
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.db.session import Database
 from policies.access.passwords import is_verifiable
 from tests.importing.conftest import NewSource
-from tests.importing.examples import ARGON2ID, BCRYPT, EXAMPLES, email, write
+from tests.importing.examples import ARGON2ID, BCRYPT, BEGAN, EXAMPLES, email, write
 from tests.importing.importing import balances, run_import
 
 PAGE = Path(__file__).parents[2] / "docs/reference/import.md"
@@ -123,6 +125,26 @@ async def test_native_types_of_postgresql_are_read(own_database_url: str, new_so
     await target.close()
 
 
+async def test_without_a_section_of_plans_they_are_those_that_are_here(
+    own_database_url: str, new_source: NewSource
+) -> None:
+    url, target = await new_source("sqlite"), Database(own_database_url)
+    async with target.transaction() as connection:
+        terms = PlanTerms(name="Professional", price=Decimal(30), credits_per_period=70)
+        await plans.create(connection, terms, plan_id="pro")
+    words = ("pro", "Professional", "gold", "extra")
+    people = [{"id": n, "mail": email(n), "plan": word, "since": BEGAN} for n, word in enumerate(words)]
+    await write(url, {"people": people})
+    plan = {"column": "plan", "map": {"gold": "pro", "*": "platinum", "pro": "pro", "professional": "Professional"}}
+    fields = {"user": "id", "plan": plan, "current_period_start": "since"}
+    tables = {"users": {"table": "people", "fields": {"email": "mail"}}}
+    tables["subscriptions"] = {"table": "people", "fields": fields}
+    done = await run_import(target, url, SourceMapping.model_validate({"source": "acme", **tables}))
+    assert done.refused == [("subscriptions", "3", "plan")]
+    assert await balances(target) == {email(0): 70, email(1): 70, email(2): 70, email(3): 0}
+    await target.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -190,6 +212,7 @@ async def test_a_source_that_cannot_be_opened_says_why_without_its_password(url:
         (values.digest, b"\x0f" * 32, b"\x0f" * 32),
         (values.reference, 7.0, "7"),
         (values.reference, Decimal("7.00"), "7"),
+        (values.reference, b"\xff\x00", "ff00"),
         (values.networks, "10.0.0.1, 10.1.2.3/16", ("10.0.0.1/32", "10.1.0.0/16")),
     ],
 )

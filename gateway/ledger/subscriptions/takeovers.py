@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.credits import grants, movements
+from gateway.ledger.credits import grants, reconciliation
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.subscriptions import subscriptions
@@ -87,10 +87,11 @@ async def take_over(
     return created
 
 
-async def list_taken_over(
+async def lock_taken_over(
     connection: AsyncConnection, user_ids: Collection[UUID], *, actor: str
 ) -> dict[UUID, TakenOver]:
-    """What the actor's movements have brought each account that has any."""
+    """What the actor's movements have brought each account that has any. Locks the balances of all."""
+    await reconciliation.lock(connection, user_ids)
     rows = await connection.execute(_TAKEN_OVER, {"user_ids": list(user_ids), "actor": actor})
     return {row.user_id: TakenOver(int(row.credits), int(row.purchased)) for row in rows}
 
@@ -110,12 +111,6 @@ async def bring_balance(
     if rest:
         await grants.adjust(connection, user_id, amount=rest, reason=REASON, actor=actor)
     return bool(bought or rest)
-
-
-async def lock(connection: AsyncConnection, user_ids: Collection[UUID]) -> None:
-    """Locks the balances in the order in which everybody does."""
-    for user_id in sorted(user_ids):
-        await movements.lock(connection, user_id)
 
 
 def _columns(foreign: ForeignSubscription, user_id: UUID, *, end: datetime) -> dict[str, Any]:
