@@ -23,6 +23,7 @@ from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.request_head import Request
+from gateway.upstream.response import Response
 from policies.access.throttling import PAGES_FROM_ADDRESS, neighbourhood
 from policies.access.tokens import Purpose, derive
 from policies.model import Route
@@ -81,12 +82,7 @@ class PortalForwarder:
             await problem("overloaded", detail, request_id=uuid7(), extras={"retry_after": 2}).send(send)
             return
         try:
-            headers = [each for each in response.headers if each[0] not in (b"date", b"server")]
-            await send({"type": "http.response.start", "status": response.status, "headers": headers})
-            while not response.complete or response.buffered:
-                await response.wait_for_more()
-                await send({"type": "http.response.body", "body": response.take(), "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await _pass_on(response, scope, send)
         finally:
             response.close()
 
@@ -100,6 +96,22 @@ class PortalForwarder:
         lines = [b"%b: %b\r\n" % each for each in scope["headers"] if each[0] in _PASSED]
         peer = b"%b %b %b" % (self._secret, inbound.client_ip.encode(), scheme)
         return header_block(b"".join((*lines, b"host: %b\r\n%b: %b\r\n" % (host, _PEER, peer))))
+
+
+async def _pass_on(response: Response, scope: Scope, send: Send) -> None:
+    """Sends the response. One that breaks off, or that the client does not take while others wait, is cut."""
+    client = scope.get("extensions", {}).get("gateway.client")
+    if client is not None:
+        response.on_failure = lambda _: client.abort()
+    headers = [each for each in response.headers if each[0] not in (b"date", b"server")]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    try:
+        while not response.complete or response.buffered:
+            await response.wait_for_more()
+            await send({"type": "http.response.body", "body": response.take(), "more_body": True})
+    except UpstreamError:
+        return
+    await send({"type": "http.response.body", "body": b""})
 
 
 class PeerFilter:

@@ -98,7 +98,7 @@ def is_same_site(request: Request) -> bool:
 def _endpoint(site: Site, enter: Enter[V], page: Page[V]) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         visit = request.state.visit = Visit(site, request, Cookies(request))
-        if request.method == "GET":
+        if request.method in ("GET", "HEAD"):
             return await page(await enter(visit))
         if not is_same_site(request):
             raise FormRefused("This form was sent by another site, and was not carried out.")

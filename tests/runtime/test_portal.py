@@ -13,10 +13,12 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from gateway.paced_subjects import PacedSubjects
 from gateway.runtime.portal import MAX_BODY_BYTES, MAX_CONNECTIONS, SHARE_OF_ADDRESS, PeerFilter, PortalForwarder
 from policies.access.throttling import Pace
+from tests.listener.listening import listening
 from tests.support.polling import eventually
 
 SECRET = "secret-of-the-tests"
@@ -30,6 +32,10 @@ async def pages(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await receive()  # until the client goes
         return
+    if request.url.path == "/portal/broken":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        return  # uvicorn closes the connection then
     if request.url.path == "/portal/long":
         response = StreamingResponse(b"x" * 1000 for _ in range(500))
     else:
@@ -88,6 +94,19 @@ async def test_a_trusted_proxy_says_who_the_client_is(forwarder: PortalForwarder
 async def test_a_long_response_is_streamed_whole(forwarder: PortalForwarder) -> None:
     async with browser(forwarder) as client:
         assert len((await client.get("/portal/long")).content) == 500_000
+
+
+async def test_a_response_that_breaks_off_is_cut_and_no_fault_of_the_listener(forwarder: PortalForwarder) -> None:
+    with capture_logs() as logs:
+        await _see_a_broken_response(forwarder)
+    assert not [each for each in logs if each["log_level"] == "error"]
+
+
+async def _see_a_broken_response(forwarder: PortalForwarder) -> None:
+    async with listening(forwarder) as listener, httpx.AsyncClient(trust_env=False) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(f"http://127.0.0.1:{listener.port}/portal/broken")
+        assert (await client.get(f"http://127.0.0.1:{listener.port}/portal/long")).status_code == 200
 
 
 async def test_a_body_that_is_too_large_goes_no_further(forwarder: PortalForwarder) -> None:

@@ -63,6 +63,11 @@ async def test_a_form_of_this_site_is_taken(stack: PortalStack) -> None:
         assert response.status_code == 303
 
 
+async def test_a_page_is_asked_for_by_head_too(stack: PortalStack) -> None:
+    response = await stack.stranger().client.head("/portal/sign-in")
+    assert (response.status_code, response.content) == (200, b"")
+
+
 async def test_a_form_that_is_too_long_is_refused(stack: PortalStack) -> None:
     visitor = stack.stranger()
     await visitor.submit("/sign-in", email="x" * 40_000, password="x", status=413)
