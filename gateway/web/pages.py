@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -10,7 +11,7 @@ from uuid import UUID
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.api import error_responses
@@ -70,7 +71,12 @@ def build_site(site: Site, routes: Iterable[BaseRoute], handlers: dict[type[Exce
     found: dict[Any, Any] = {kind: _handler(site, answer) for kind, answer in handlers.items()}
     for kind in (*error_responses.ANSWERED, HTTPException, FormRefused, AddressRefused, Exception):
         found.setdefault(kind, _handler(site, _show_failure))
-    return Starlette(routes=[site.assets.route(), *routes], exception_handlers=found)
+    home = Route(site.root + "/", partial(_to_root, site), methods=["GET"])
+    return Starlette(routes=[site.assets.route(), home, *routes], exception_handlers=found)
+
+
+async def _to_root(site: Site, _: Request) -> Response:
+    return RedirectResponse(site.root, 308)
 
 
 def uuid_in_path(visit: Visit, name: str) -> UUID:

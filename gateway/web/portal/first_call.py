@@ -18,11 +18,12 @@ from gateway.api.account.records.usage import Call, CallAggregateQuery, calls
 from gateway.api.dry_run import DryRunResult
 from gateway.api.schemas.api_keys import NewKeyTerms
 from gateway.clock import monotonic_seconds, now
+from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
 from gateway.web.portal.customer import Customer, Portal
 from policies.model import Route
 from policies.pricing.price import Price
-from policies.pricing.price_list import PriceList
+from policies.pricing.price_list import PriceList, ReaderName
 
 KEY_IN_EXAMPLES = "YOUR_API_KEY"
 MAX_SHOWN_BYTES = 8 * 1024
@@ -84,17 +85,17 @@ def first_route(portal: Portal) -> Route | None:
 
 def is_callable(route: Route) -> bool:
     """Whether a page can show how it is called: by a plain path, with a body of JSON or none."""
-    return not route.serves_models and "*" not in route.path and not getattr(route, "websocket", False)
+    return not route.serves_models and "*" not in route.path and not route.websocket
 
 
-async def quote_of(page: Customer, route: Route) -> DryRunResult:
-    """What the example would cost now, and whether it would be admitted."""
+async def quote_of(page: Customer, route: Route) -> DryRunResult | None:
+    """What the example would cost now, and whether it would be admitted; None where the example cannot be priced."""
     body = sample_body(route)
     facts: dict[str, Any] = {"body": json.loads(body)} if body else {}
     if isinstance(route.price, PriceList):
         facts = {"model": facts["body"]["model"], "input_tokens": 10, "output_tokens": 50} if facts else {}
     asked = Quote.model_validate({"route": route.name, **facts})
-    return await quote(asked, page.me, page.portal.account, page.visit.address)
+    return await Form().submit(lambda: quote(asked, page.me, page.portal.account, page.visit.address))
 
 
 def base_url(page: Customer) -> str:
@@ -143,7 +144,7 @@ def sample_body(route: Route) -> str | None:
     price = route.price
     if isinstance(price, PriceList):
         model = next(iter(price.models), "demo")
-        return json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+        return json.dumps({"model": model, **_prompt(price, route.path)})
     return json.dumps(_counted(price)) if isinstance(price, Price) and price.pointers else '{"text": "Hello"}'
 
 
@@ -153,6 +154,14 @@ def _counted(price: Price) -> dict[str, Any]:
     for name in reversed(price.pointers[0].strip("/").split("/")):
         found = {name: found}
     return dict(found)
+
+
+def _prompt(prices: PriceList, path: str) -> dict[str, Any]:
+    """What the API of this path takes besides a model."""
+    if path.endswith(("/responses", "/embeddings")):
+        return {"input": "Hello"}
+    more = {"max_tokens": 50} if prices.reader is ReaderName.ANTHROPIC else {}
+    return {**more, "messages": [{"role": "user", "content": "Hello"}]}
 
 
 async def _render(page: Customer, made: TestCall | None = None) -> Response:

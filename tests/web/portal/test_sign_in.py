@@ -51,6 +51,11 @@ async def test_a_forgotten_password_is_set_by_mail(stack: PortalStack) -> None:
     assert (await customer.client.get("/portal")).status_code == 303, "other sessions end"
 
 
+async def test_the_root_may_end_in_a_slash(stack: PortalStack) -> None:
+    response = await stack.stranger().client.get("/portal/")
+    assert (response.status_code, response.headers["location"]) == (308, "/portal")
+
+
 async def test_what_was_typed_stays_but_a_password(stack: PortalStack) -> None:
     response = await stack.stranger().submit("/sign-up", email="not an address", password="hidden-text", status=422)
     assert 'value="not an address"' in response.text
