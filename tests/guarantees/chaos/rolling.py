@@ -122,12 +122,12 @@ class Process:
 @asynccontextmanager
 async def serving(processes: Sequence[Process]) -> AsyncIterator[None]:
     """They run for the time of the block. Two start at once, for a machine of two cores."""
-    for at in range(0, len(processes), 2):
-        await asyncio.gather(*(each.start() for each in processes[at : at + 2]))
     try:
+        for at in range(0, len(processes), 2):
+            await asyncio.gather(*(each.start() for each in processes[at : at + 2]))
         yield
     finally:
-        await asyncio.gather(*(each.stop() for each in processes))
+        await asyncio.gather(*(each.stop() for each in processes if each.process is not None))
 
 
 async def run(*words: str, folder: Path, places: Mapping[str, str], code: Path = ROOT) -> dict[str, str]:
