@@ -106,7 +106,7 @@ async def _follow_supervisor(
     line: int, stop: asyncio.Event, missing: Callable[[], Mapping[str, str]], *, announce_drain: Callable[[], None]
 ) -> None:
     """Reports to the supervisor, hears of its drain, and stops the process at its end."""
-    with socket.socket(fileno=line) as supervisor:
+    with socket.socket(fileno=line) as supervisor, contextlib.suppress(ConnectionError):  # it may end at any moment
         supervisor.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(supervisor, READY)

@@ -25,6 +25,7 @@ from gateway.config import load
 from gateway.config.secrets import used_by, withheld_from
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
+from gateway.runtime.process import _follow_supervisor
 from gateway.runtime.stores import StoreUrls
 from tests.guarantees.faults.parts import Store, children
 from tests.guarantees.faults.proxy import FaultProxy
@@ -281,6 +282,14 @@ async def test_signal_to_stop_is_heard_while_processes_start(site: Site) -> None
         await until(starts)
     process.terminate()
     assert await asyncio.wait_for(process.wait(), PATIENCE_SECONDS) == 0
+
+
+async def test_process_stops_whose_supervisor_ended_before_it_was_ready() -> None:
+    supervisor, line = socket.socketpair()
+    supervisor.close()
+    stop = asyncio.Event()
+    await _follow_supervisor(line.detach(), stop, dict, announce_drain=lambda: None)
+    assert stop.is_set()
 
 
 async def test_worker_shows_its_series_and_nothing_of_one_that_is_dead(site: Site) -> None:
