@@ -82,6 +82,16 @@ def test_moving_to_another_subscription_within_a_day_is_no_churn() -> None:
     assert (found.new_customers, found.churned_customers, found.closing_customers) == (1, 0, 1)
 
 
+def test_account_that_comes_back_was_new_only_once() -> None:
+    amounts = [Decimal(each) for each in (10, 0, 15, 0, 20)]
+    history = [Standing("a", BEGIN + timedelta(number), "USD", amount) for number, amount in enumerate(amounts)]
+    found = roll_forward(
+        RollForward(opening=Decimal(0), opening_customers=0), (step for _, step in steps_of(history, since=BEGIN))
+    )
+    assert [found.new, found.churn, found.reactivation] == [Decimal(each) for each in (10, -25, 35)]
+    assert (found.new_customers, found.churned_customers, found.reactivated_customers) == (1, 2, 2)
+
+
 def test_rates_are_of_what_was_there_at_the_beginning() -> None:
     found = RollForward(
         opening=Decimal(300), contraction=Decimal(-10), churn=Decimal(-50), opening_customers=3, churned_customers=1
