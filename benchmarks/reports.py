@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import tempfile
 import time
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import asyncpg
+from sqlalchemy import text
 
 from benchmarks.machine import describe
 from gateway.clock import now
@@ -34,13 +36,13 @@ ROUNDS = 3
 VALUE = CreditValue("USD", Decimal(10_000))
 PLANS = ("basic", "pro", "team", "scale")
 
-# Ten routes, each with two models, four plans and four outcomes; accounts in no order, some with more calls.
+# Ten routes, each with two models, four plans and four outcomes; accounts in no order.
 _CALLS = """
     INSERT INTO usage_tracking (request_id, created_at, user_id, plan_id, endpoint, method, path, usage_type, outcome,
                                 status_code, credits_charged, product_count, model, tokens_used, input_tokens,
                                 output_tokens, usage_source, cost_usd, request_bytes, response_bytes, response_time_ms)
     SELECT gen_random_uuid(), $3::timestamptz + ($4::timestamptz - $3::timestamptz) * (i / $5::float8),
-           md5('account ' || ((i::bigint * i) % $6))::uuid, ($7::text[])[1 + i % 4], 'route-' || i % 10, 'POST',
+           md5('account ' || i * 7919 % $6)::uuid, ($7::text[])[1 + i % 4], 'route-' || i % 10, 'POST',
            '/v1/x', 'ai_generation', (ARRAY['succeeded', 'upstream_error', 'client_aborted', 'upstream_timeout'])[
                CASE WHEN i % 20 = 7 THEN 2 + (i / 20) % 3 ELSE 1 END],
            200, i % 50, 1, 'model-' || (i / 3) % 2, 900, 700, 200, 'reported', 0.000123, 512, 2048, 350
@@ -106,60 +108,77 @@ async def _measure(url: str, *, calls: int, accounts: int) -> None:
         for number, plan_id in enumerate(PLANS, 1):
             await plans.create(connection, PlanTerms(name=plan_id, price=Decimal(10 * number)), plan_id=plan_id)
     driver = await asyncpg.connect(url)
-    await _fill(driver, month, calls=calls, accounts=accounts)
+    await _fill(driver, accounts=accounts, since=month.begins)
     await driver.close()
+    await _call(url, month, calls=calls, accounts=accounts)
     opened = month_of(now())
     async with database.transaction() as connection:
         began = time.perf_counter()
         await months.close(connection, opened, value=VALUE)
         print(f"closing the month: {time.perf_counter() - began:.2f} s\n", flush=True)
         await connection.rollback()
-    print("| report | rows | seconds, the least and the most of three |\n|---|---:|---:|")
+    print("| report | rows | seconds, the least and the most of three | CPU |\n|---|---:|---:|---:|")
     for report in Report:
         await _show(database, report, opened)
     async with database.read() as connection:
         began = time.perf_counter()
         await months.list_months(connection, now=now())
-    print(f"| months | | {time.perf_counter() - began:.3f} |")
+    print(f"| months | | {time.perf_counter() - began:.3f} | |")
     await database.close()
 
 
 async def _show(database: Database, report: Report, month: date) -> None:
-    took = []
+    took, used = [], []
     for _ in range(ROUNDS):
         async with database.read() as connection:
-            began = time.perf_counter()
+            backend: int = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            began, before = time.perf_counter(), _cpu_seconds(backend)
             rows = await months.get(connection, report, month=month, value=VALUE)
             took.append(time.perf_counter() - began)
-    print(f"| {report} | {len(rows)} | {min(took):.3f} to {max(took):.3f} |", flush=True)
+            used.append(_cpu_seconds(backend) - before)
+    print(f"| {report} | {len(rows)} | {min(took):.3f} to {max(took):.3f} | {min(used):.2f} |", flush=True)
 
 
-async def _fill(driver: asyncpg.Connection, month: MonthPartition, *, calls: int, accounts: int) -> None:
+def _cpu_seconds(backend: int) -> float:
+    """Of this process and of the server's, which another load of the machine does not change."""
+    user, system = Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return time.process_time() + (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+async def _fill(driver: asyncpg.Connection, *, accounts: int, since: datetime) -> None:
     began, until = time.perf_counter(), now()
     for statement, values in (
         (_ACCOUNTS, (accounts,)),
         (_BALANCES, ()),
-        (_LEDGER, (month.begins, until)),
+        (_LEDGER, (since, until)),
         (_KEYS, ()),
-        (_REFUSALS, (month.begins,)),
+        (_REFUSALS, (since,)),
         (_SUBSCRIPTIONS, (list(PLANS),)),
         *((change, ()) for change in _CHANGES),
         (_PAYMENTS, (list(PLANS), until)),
     ):
         await driver.execute(statement, *values)
     print(f"accounts filled in {time.perf_counter() - began:.0f} s", flush=True)
-    began = time.perf_counter()
+
+
+async def _call(url: str, month: MonthPartition, *, calls: int, accounts: int) -> None:
+    """Each batch is of another connection, so that sums have shards, as of several workers."""
+    began, until = time.perf_counter(), now()
     for first in range(0, calls, BATCH):
+        driver = await asyncpg.connect(url)
         last = min(first + BATCH, calls)
         await driver.execute(_CALLS, first, last, month.begins, until, calls, accounts, list(PLANS))
         if last < calls:
             await driver.execute(f"TRUNCATE {month.name}")
+        await driver.close()
     seconds = time.perf_counter() - began
+    driver = await asyncpg.connect(url)
     await driver.execute("VACUUM ANALYZE")
     counted = [
         f"{await driver.fetchval(f'SELECT count(*) FROM {table}'):,} {table}"  # noqa: S608 - names of tables
         for table in ("usage_hours", "usage_months", "subscription_movements", "revenue_entries", "credit_ledger")
     ]
+    await driver.close()
     print(f"{calls:,} calls written in {seconds:.0f} s; {', '.join(counted)}", flush=True)
 
 

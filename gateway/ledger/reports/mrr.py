@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
@@ -49,13 +49,13 @@ _BY_PLAN = text(f"""
      GROUP BY 1, 2, 3 ORDER BY currency, mrr DESC, plan_id, provider
 """)  # noqa: S608 - as above
 _MOVED = text(f"""
-    SELECT m.user_id, m.subscription_id, m.moved_at, coalesce(p.currency, '') AS currency,
-           CASE WHEN m.is_paying THEN coalesce(p.mrr, 0) ELSE 0 END AS mrr
+    SELECT m.user_id, m.subscription_id, (m.moved_at AT TIME ZONE 'UTC')::date AS day,
+           coalesce(p.currency, '') AS currency, CASE WHEN m.is_paying THEN coalesce(p.mrr, 0) ELSE 0 END AS mrr
       FROM subscription_movements m
       LEFT JOIN {_POINTS} ON (p.plan_id, p.plan_version, p.quantity) = (m.plan_id, m.plan_version, m.quantity)
      WHERE m.moved_at < :until
        AND m.user_id IN (SELECT user_id FROM subscription_movements WHERE moved_at >= :since AND moved_at < :until)
-     ORDER BY m.user_id, (m.moved_at AT TIME ZONE 'UTC')::date, m.id
+     ORDER BY m.user_id, day, m.id
 """)  # noqa: S608 - as above
 
 Parameters = Mapping[str, Any]
@@ -119,8 +119,7 @@ def _steps(moved: Sequence[Row[Any]], *, since: date) -> dict[str, list[Step]]:
 
 
 def _standing(row: Row[Any]) -> Standing:
-    moved_at: datetime = row.moved_at
-    return Standing(row.subscription_id, moved_at.astimezone(UTC).date(), row.currency, Decimal(row.mrr))
+    return Standing(row.subscription_id, row.day, row.currency, row.mrr)
 
 
 def _row(month: date, currency: str, of: RollForward) -> Mrr:
