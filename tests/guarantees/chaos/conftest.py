@@ -18,7 +18,7 @@ collect_ignore = [] if IS_FULL else ["test_memory.py"]
 
 
 @pytest.fixture
-async def redis(tmp_path: Path) -> AsyncIterator[str]:
+async def own_redis_url(tmp_path: Path) -> AsyncIterator[str]:
     """The URL of a server of the test's own."""
     folder = tmp_path / "valkey"
     folder.mkdir()

@@ -23,18 +23,20 @@ AFTERWARDS_SECONDS = 0.5  # of calls, once the last proxy is back
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-async def test_rolling_restart_behind_nginx_fails_no_call(tmp_path: Path, own_database_url: str, redis: str) -> None:
+async def test_rolling_restart_behind_nginx_fails_no_call(
+    tmp_path: Path, own_database_url: str, own_redis_url: str
+) -> None:
     *ports, kept, new = free_ports(4)
     async with upstreams.running() as upstream:
         (tmp_path / "gateway.yaml").write_text(DOCUMENT.format(upstream=upstream.url))
         places = {
             **SECRETS,
             "GATEWAY_DATABASE__URL": own_database_url,
-            "GATEWAY_REDIS__URL": redis,
+            "GATEWAY_REDIS__URL": own_redis_url,
             "GATEWAY_DATA_DIR": str(tmp_path / "data"),
         }
         config = load(tmp_path / "gateway.yaml", places)
-        await prepare(config, StoreUrls(own_database_url, redis))
+        await prepare(config, StoreUrls(own_database_url, own_redis_url))
         load_ = Load(await create_account(config), kept, new)
         own = [{"GATEWAY_SERVER__PUBLIC": f"127.0.0.1:{each}"} for each in ports]
         proxies = [Process("proxy", tmp_path, {**places, **each}) for each in own]

@@ -80,15 +80,15 @@ def next_version(folder: Path) -> Path:
 
 @pytest.mark.parametrize(("commit", "goes_back"), OLDER.items())
 async def test_upgrade_from_an_older_version_fails_no_call(
-    tmp_path: Path, empty_url: str, redis: str, commit: str, goes_back: bool
+    tmp_path: Path, empty_url: str, own_redis_url: str, commit: str, goes_back: bool
 ) -> None:
     old = version_at(commit, tmp_path / "old")
-    await _replace(tmp_path, empty_url, redis, versions=[old, ROOT, *([old, ROOT] if goes_back else [])])
+    await _replace(tmp_path, empty_url, own_redis_url, versions=[old, ROOT, *([old, ROOT] if goes_back else [])])
 
 
-async def test_next_version_and_back_again_fails_no_call(tmp_path: Path, empty_url: str, redis: str) -> None:
+async def test_next_version_and_back_again_fails_no_call(tmp_path: Path, empty_url: str, own_redis_url: str) -> None:
     newer = next_version(tmp_path / "newer")
-    await _replace(tmp_path, empty_url, redis, versions=[ROOT, newer, ROOT, newer])
+    await _replace(tmp_path, empty_url, own_redis_url, versions=[ROOT, newer, ROOT, newer])
 
 
 async def _replace(folder: Path, database_url: str, redis: str, *, versions: list[Path]) -> None:
