@@ -22,6 +22,7 @@ from tests.proxy.data_plane import DataPlane
 from tests.proxy.upstream import ScriptedUpstream
 from tests.support.steady_clock import steady_clock
 
+REDIS_DATABASE = 13
 Configure = Callable[..., Config]
 Serve = Callable[[Config], Awaitable[DataPlane]]
 
@@ -31,6 +32,33 @@ async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
     """Clients, gateway and upstream share one loop: a stalled machine must not cause their timeouts."""
     with steady_clock():
         yield
+
+
+# Both stores are the package's own: in a Redis that several databases use, a gateway notices the epochs of others.
+
+
+@pytest.fixture(scope="package")
+async def migrated_url(new_database_url: Callable[[], Awaitable[str]]) -> str:
+    return await new_database_url()
+
+
+@pytest.fixture(scope="package")
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    opened = Database(migrated_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="package")
+def redis_url(redis_url: str) -> str:
+    return f"{redis_url.rpartition('/')[0]}/{REDIS_DATABASE}"
+
+
+@pytest.fixture(scope="package")
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        await client.flushdb()
+        yield client
 
 
 @pytest.fixture(scope="package")
