@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,19 @@ async def _time_stands_still_with_the_machine() -> AsyncIterator[None]:
 
 @pytest.fixture(scope="package")
 async def _data_plane(
-    migrated_url: str, redis_url: str, database: Database, redis: Redis, tmp_path_factory: pytest.TempPathFactory
+    new_database_url: Callable[[], Awaitable[str]],
+    redis_url: str,
+    redis: Redis,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[DataPlane]:
+    url = await new_database_url()
+    database = Database(url)
+    await redis.flushdb()  # what other tests' databases have left there would be noticed
     environ = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
     redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     async with upstreams.running() as upstream:
-        places: dict[str, object] = {"database.url": migrated_url, "redis.url": redis_url}
+        places: dict[str, object] = {"database.url": url, "redis.url": redis_url}
         places["data_dir"] = str(tmp_path_factory.mktemp("data"))
         places |= {f"upstreams.{name}.targets": upstream.url for name in ("ai", "silent", "brief")}
         config = load(Path(__file__).parent / "gateway.yaml", environ, overrides=places)
@@ -41,6 +47,7 @@ async def _data_plane(
         ) as data_plane:
             yield data_plane
     await redis_client.close()
+    await database.close()
 
 
 @pytest.fixture

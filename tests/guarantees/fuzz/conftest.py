@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +39,17 @@ class Planes:
 
 
 @pytest.fixture(scope="package")
-async def ways(migrated_url: str, redis_url: str, database: Database, redis: Redis) -> AsyncIterator[Planes]:
+async def ways(new_database_url: Callable[[], Awaitable[str]], redis_url: str, redis: Redis) -> AsyncIterator[Planes]:
+    url = await new_database_url()
+    database = Database(url)
+    await redis.flushdb()  # what other tests' databases have left there would be noticed
     redis_client = RedisClient(redis_url, timeout_seconds=5, scripts=SCRIPTS)
     await redis_client.open()
     async with AsyncExitStack() as stack:
         made = []
         for protocol in (ByH11, ByHttptools):
             notes = await stack.enter_async_context(reading(protocol))
-            places = {"database.url": migrated_url, "redis.url": redis_url, "upstreams.main.targets": notes.url}
+            places = {"database.url": url, "redis.url": redis_url, "upstreams.main.targets": notes.url}
             config = load(Path(__file__).parent / "gateway.yaml", ENVIRON, overrides=places)
             running = data_planes.running(
                 config, ScriptedUpstream(), database=database, redis=redis, redis_client=redis_client
@@ -55,3 +58,4 @@ async def ways(migrated_url: str, redis_url: str, database: Database, redis: Red
         by_h11, by_httptools = made
         yield Planes(by_h11, by_httptools, await by_h11.data_plane.create_account(credits=GRANTED))
     await redis_client.close()
+    await database.close()
