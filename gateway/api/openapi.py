@@ -8,11 +8,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import HTMLResponse, Response
 
+from gateway.api.middleware import refuse_ignored_body
 from gateway.api.page_policy import policy_of
 
 ADMIN = """\
@@ -120,6 +121,21 @@ class Guard(NamedTuple):
 
 
 _RUNNING = problem_of("`idempotency_in_progress`: a request with this Idempotency-Key is still running")
+
+
+def application(title: str, description: str) -> FastAPI:
+    """An API without operations, whose documents are those of `install`. It refuses bodies that no operation reads."""
+    return FastAPI(
+        title=title,
+        version="1",
+        description=description,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(refuse_ignored_body)],
+    )
 
 
 def install(app: FastAPI, *, guard: Guard | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from types import ModuleType
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
 from gateway.api import error_responses, openapi, problem_pages
@@ -32,7 +32,6 @@ from gateway.api.middleware import (
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
-    refuse_ignored_body,
 )
 from gateway.api.unit_of_work import ChangePublisher
 from gateway.api.webhooks import inbox, signatures
@@ -116,17 +115,7 @@ def account_dependencies(
 
 def build_account(dependencies: AccountDependencies, *, checkout_service: CheckoutService | None = None) -> ASGIApp:
     """The ASGI application."""
-    app = FastAPI(
-        title="Gateway account API",
-        version="1",
-        description=openapi.ACCOUNT,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(refuse_ignored_body)],
-    )
+    app = openapi.application("Gateway account API", openapi.ACCOUNT)
     app.state.dependencies = dependencies
     app.state.checkout_service = checkout_service or CheckoutService()
     app.include_router(problem_pages.router)

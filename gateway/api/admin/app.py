@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -48,7 +48,6 @@ from gateway.api.middleware import (
     HeadMiddleware,
     HostMiddleware,
     RequestIdMiddleware,
-    refuse_ignored_body,
 )
 from gateway.api.unit_of_work import ChangePublisher, UnitOfWork
 from gateway.ledger.db.session import Database
@@ -126,17 +125,7 @@ def build_admin(
     costs as money. The listener goes by the names `hosts`.
     Sessions of the portal at `portal_url` lead back to `return_origins`, or anywhere where there are none.
     """
-    app = FastAPI(
-        title="Gateway admin API",
-        version="1",
-        description=openapi.ADMIN,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(refuse_ignored_body)],
-    )
+    app = openapi.application("Gateway admin API", openapi.ADMIN)
     unit_of_work = UnitOfWork(database, ChangePublisher(publish), actor=ROOT)
     app.state.dependencies = AdminDependencies(
         unit_of_work=unit_of_work,
