@@ -90,14 +90,17 @@ _COMMENTS = {
     "TABLE report_months": "The reports of closed months, which never change",
 }
 
-_REVENUE_OF = """
+# A lost dispute is completed, as one that was won. The release before says which in the description alone.
+_REVENUE_OF = r"""
     CREATE FUNCTION revenue_of(p payment_transactions) RETURNS numeric LANGUAGE sql IMMUTABLE AS $$
         SELECT CASE
             WHEN p.transaction_type IN ('subscription', 'credits')
                  AND p.status IN ('completed', 'refunded', 'partially_refunded', 'disputed') THEN p.amount
             WHEN p.transaction_type = 'refund' AND p.status = 'completed' THEN -p.amount
             WHEN p.transaction_type = 'dispute'
-                 AND (p.status = 'disputed' OR p.description LIKE 'dispute, lost%') THEN -p.amount
+                 AND (p.status = 'disputed' OR coalesce(p.metadata ->> 'dispute',
+                                                        substring(p.description FROM '^dispute, (\w+)')) = 'lost')
+                 THEN -p.amount
             ELSE 0 END
     $$
 """

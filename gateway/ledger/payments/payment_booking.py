@@ -33,7 +33,7 @@ from policies.billing.payments import (
 from policies.credits.allowances import refill
 from policies.wording import counted
 
-# A dispute that is decided either way is completed; the description and the payment itself say how.
+# A dispute that is decided either way is completed; its metadata and the payment itself say how.
 _STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "completed", DisputeStatus.WON: "completed"}
 
 
@@ -218,11 +218,14 @@ async def _book_refunds_and_disputes(connection: AsyncConnection, row: Payment, 
     await payments.fail_refunds(connection, row.id, exclude=[refund.id for refund in remote.refunds])
     for dispute in remote.disputes:
         status = _STATUS_OF_DISPUTE[dispute.status]
-        values = {"transaction_type": "dispute", "status": status, "amount": dispute.amount}
-        description = f"dispute, {dispute.status}" + (f": {dispute.reason}" if dispute.reason else "")
-        await payments.upsert(
-            connection, row.provider, provider_payment_id=dispute.id, **shared, **values, description=description
-        )
+        values = {
+            "transaction_type": "dispute",
+            "status": status,
+            "amount": dispute.amount,
+            "description": f"dispute, {dispute.status}" + (f": {dispute.reason}" if dispute.reason else ""),
+            "metadata": {"dispute": dispute.status},  # reports tell by it whether the money came back
+        }
+        await payments.upsert(connection, row.provider, provider_payment_id=dispute.id, **shared, **values)
 
 
 def refundable_amount(row: Payment) -> Decimal:

@@ -12,16 +12,19 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import grants
-from gateway.ledger.payments import payments
+from gateway.ledger.payments import payment_booking, payments
+from gateway.ledger.payments.payment_booking import PaymentPurpose
 from gateway.ledger.reports import months
 from gateway.ledger.reports.rows import Report, month_of, next_month
 from gateway.ledger.subscriptions import lifecycle
 from gateway.ledger.usage.ingestion import correct, ingest
 from policies.billing.money import CreditValue
+from policies.billing.payments import DisputeStatus, PaymentStatus, RemoteDispute, RemotePayment
 from tests.ledger.make import a_key, a_line, a_user
 
 OCTOBER, NOVEMBER = date(2025, 10, 1), date(2025, 11, 1)
@@ -65,18 +68,31 @@ async def test_money_is_of_the_month_in_which_it_came_or_went_back(connection: A
     assert (usd.payments, usd.charged) == (2, Decimal("59.98"))
 
 
-@pytest.mark.parametrize(("outcome", "disputed"), [("open", "29.99"), ("lost", "29.99"), ("won", "0")])
+@pytest.mark.parametrize(
+    ("outcome", "disputed"), [(DisputeStatus.OPEN, "29.99"), (DisputeStatus.LOST, "29.99"), (DisputeStatus.WON, "0")]
+)
 async def test_dispute_takes_the_money_unless_it_is_won(
+    connection: AsyncConnection, outcome: DisputeStatus, disputed: str
+) -> None:
+    """As a provider's payment is booked, first with the dispute open."""
+    user, amount, instant = await a_user(connection), Decimal("29.99"), now()
+    paid = RemotePayment("p", "c", None, PaymentStatus.COMPLETED, amount, amount, "USD", occurred_at=instant)
+    for status in (DisputeStatus.OPEN, outcome):
+        remote = replace(paid, disputes=(RemoteDispute("d", amount, status, "fraudulent"),))
+        await payment_booking.book(connection, "stripe", remote, purpose=PaymentPurpose(user.id), now=instant)
+    (row,) = await months.get(connection, Report.REVENUE, month=month_of(instant), value=None)
+    assert (row.charged, row.disputed) == (amount, Decimal(disputed))
+
+
+@pytest.mark.parametrize(("outcome", "disputed"), [("lost", "29.99"), ("won", "0")])
+async def test_dispute_that_the_release_before_booked_is_told_by_its_description(
     connection: AsyncConnection, outcome: str, disputed: str
 ) -> None:
     user = await a_user(connection)
-    dispute = {"transaction_type": "dispute", "reference": "d", "processed_at": None, "created_at": IN_OCTOBER}
-    await _pay(connection, user.id)
-    await _pay(connection, user.id, **dispute, status="disputed", description="dispute, open")
-    status = "disputed" if outcome == "open" else "completed"
-    await _pay(connection, user.id, **dispute, status=status, description=f"dispute, {outcome}: fraudulent")
-    (row,) = await months.get(connection, Report.REVENUE, month=OCTOBER, value=None)
-    assert (row.charged, row.disputed) == (Decimal("29.99"), Decimal(disputed))
+    description = f"dispute, {outcome}: fraudulent"
+    await _pay(connection, user.id, transaction_type="dispute", description=description)
+    rows = await months.get(connection, Report.REVENUE, month=OCTOBER, value=None)
+    assert sum(row.disputed for row in rows) == Decimal(disputed)
 
 
 async def test_closed_month_never_changes_and_what_comes_late_is_told(connection: AsyncConnection) -> None:
