@@ -17,7 +17,7 @@ from policies.pricing.price_list import PriceList
 # RFC 9110 section 9 and PATCH (RFC 5789). CONNECT and TRACE have no meaning at a gateway.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-# First segments that the account API serves; no route is asked for a path below one of them.
+# First segments that the account API and the portal serve; no route is asked for a path below one of them.
 RESERVED_PATHS = (
     "/auth",
     "/me",
@@ -47,7 +47,7 @@ def is_reserved(raw_path: bytes) -> bool:
 
 def is_page(raw_path: bytes) -> bool:
     """Whether a reserved path is one of the portal."""
-    return raw_path.startswith(_PORTAL) and raw_path[7:8] in (b"", b"/")
+    return raw_path == _PORTAL or raw_path.startswith(_PORTAL + b"/")
 
 
 def _path(value: object) -> str:

@@ -60,7 +60,7 @@ class Handler:
         self._principals = principals
         self._admission = admission
         self._settler = settler
-        self.telemetry = self._telemetry = telemetry
+        self.telemetry = telemetry
         self._held_bodies = held_bodies
         self._trusted_proxies = trusted_proxies
         self._key_form = key_form
@@ -82,7 +82,7 @@ class Handler:
         except Exception as error:
             await _answer_fault(error, response)
             seconds, route = monotonic_seconds() - received_at, self._route_of(inbound)
-            self._telemetry.record_failed(response, inbound=inbound, seconds=seconds, route=route)
+            self.telemetry.record_failed(response, inbound=inbound, seconds=seconds, route=route)
         finally:
             for body in held:
                 body.release()
@@ -137,13 +137,13 @@ class Handler:
         call = ActiveCall(
             admitted_call, self._settler, received_at=received_at, file_observer=observe_upload(match.route, inbound)
         )
-        self._telemetry.record_admitted()
+        self.telemetry.record_admitted()
         try:
             await Forwarding(call, response, client, self._drains).run(destination, receive, body)
         except Exception as error:
             await _answer_fault(error, response)
         finally:
-            self._telemetry.record_settled(call, response)
+            self.telemetry.record_settled(call, response)
 
     async def _receive(
         self, receive: Receive, match: RouteMatch, authorization: Authorization, *, held: list[HeldBody]
@@ -191,7 +191,7 @@ class Handler:
         await response.send_problem(refused, metering)
         route = match.route if match is not None else None
         seconds = monotonic_seconds() - received_at
-        self._telemetry.record_refused(refused, response, inbound=inbound, seconds=seconds, route=route, caller=caller)
+        self.telemetry.record_refused(refused, response, inbound=inbound, seconds=seconds, route=route, caller=caller)
 
     async def _serve_models(
         self,
@@ -206,7 +206,7 @@ class Handler:
         body = models.render(match.route, authorization.plan, match.path)
         await response.send_whole(HTTPStatus.OK, models.FIELDS, body, NO_FIELDS)
         seconds, caller = monotonic_seconds() - received_at, authorization.caller
-        self._telemetry.record_served(match.route, caller, response, inbound=inbound, seconds=seconds)
+        self.telemetry.record_served(match.route, caller, response, inbound=inbound, seconds=seconds)
 
     async def _replay(
         self, replay: IdempotentReplay, response: ClientResponse, inbound: Inbound, *, received_at: float
@@ -217,7 +217,7 @@ class Handler:
         fields = HeaderBlock(metering + b"idempotency-replayed: true\r\n")
         await response.send_whole(stored.status, stored.fields, stored.body, fields)
         seconds = monotonic_seconds() - received_at
-        self._telemetry.record_replayed(replay, response, inbound=inbound, seconds=seconds)
+        self.telemetry.record_replayed(replay, response, inbound=inbound, seconds=seconds)
 
 
 async def _answer_fault(error: Exception, response: ClientResponse) -> None:

@@ -175,7 +175,7 @@ class DataPlane:
 
     async def refusal_counts(self, account: Account) -> dict[tuple[str, str], int]:
         """How often the account's key was refused, by (endpoint, code)."""
-        await self.handler._telemetry.run_once()
+        await self.handler.telemetry.run_once()
         rows = await self._rows("refused_requests", "api_key_id", account.key_id, "code")
         return {(row["endpoint"], row["code"]): row["count"] for row in rows}
 

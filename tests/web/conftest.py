@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from secrets import token_bytes
@@ -11,43 +12,19 @@ import httpx
 import pytest
 
 from gateway.api.account import account_dependencies
-from gateway.api.account.dependencies import AccountDependencies, Lifetimes
+from gateway.api.account.dependencies import AccountDependencies
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
 from gateway.meter.meter import Meter
 from gateway.meter.scripts import SCRIPTS
 from gateway.workers.outbox import OutboxPublisher
 from policies.billing.money import CreditValue
-from policies.model import Route
-from policies.pricing.price import Price
-from policies.pricing.units import CountSource, PriceUnit
+from tests.api.account.conftest import LIFETIMES, SECRET
+from tests.api.account.conftest import ROUTES as API_ROUTES
 from tests.web.portal.visitors import PortalStack, build_stack
 
-SECRET = "secret-of-the-tests"
-LIFETIMES = Lifetimes(
-    access=timedelta(minutes=15),
-    refresh=timedelta(days=30),
-    verify_email=timedelta(days=3),
-    reset_password=timedelta(hours=1),
-)
-ROUTES = {
-    "analyze": Route(
-        name="analyze",
-        path="/v1/analyze",
-        methods=frozenset({"POST"}),
-        upstream="main",
-        usage_type="analysis",
-        price=Price(credits=Decimal(1), unit=PriceUnit.CALL),
-    ),
-    "generate": Route(
-        name="generate",
-        path="/v1/generate",
-        methods=frozenset({"POST"}),
-        upstream="main",
-        usage_type="ai_generation",
-        price=Price(credits=Decimal(2), unit=PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/products",)),
-    ),
-}
+# Those of the account API's own tests, of plans without features.
+ROUTES = {name: replace(API_ROUTES[name], feature=None) for name in ("analyze", "generate")}
 
 
 @pytest.fixture(scope="package")

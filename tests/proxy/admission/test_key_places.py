@@ -192,7 +192,7 @@ async def test_no_key_reaches_an_upstream_a_log_a_metric_or_a_row(
 ) -> None:
     account = await data_plane.create_account(credits=1000, features={"analysis": True})
     read_end, write_end = os.pipe()
-    telemetry = data_plane.handler._telemetry
+    telemetry = data_plane.handler.telemetry
     before, telemetry._access_log = telemetry._access_log, AccessLog(write_end)
     told = []
     for method, path, fields, body in places(account.key):

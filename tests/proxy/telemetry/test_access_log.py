@@ -72,7 +72,7 @@ def test_endpoint_of_a_series_is_json() -> None:
 async def test_fault_of_the_gateway_is_counted_and_has_a_line(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch, part: type, name: str, code: str
 ) -> None:
-    account, telemetry = await data_plane.create_account(), data_plane.handler._telemetry
+    account, telemetry = await data_plane.create_account(), data_plane.handler.telemetry
     assert (await data_plane.get(account, "/v1/dear")).status_code == 200
     before = await _faults()
     with written() as (log, lines):

@@ -31,7 +31,7 @@ def written(data_plane: DataPlane, log: Log, parse: Parse = json.loads) -> Itera
     """The lines that the data plane writes in the block by these settings, once it has ended."""
     read_end, write_end = os.pipe()
     access_log, lines = AccessLog(write_end, form=log.format), list[dict[str, Any]]()
-    telemetry = data_plane.handler._telemetry
+    telemetry = data_plane.handler.telemetry
     before = telemetry._access_log, telemetry._lines
     telemetry._access_log, telemetry._lines = access_log, request_lines(log, access_log)
     try:

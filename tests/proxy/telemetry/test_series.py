@@ -31,7 +31,7 @@ async def test_unknown_paths_methods_and_keys_add_no_series(
 
 async def series(data_plane: DataPlane) -> set[str]:
     """All series with their labels, once everything is counted."""
-    await data_plane.handler._telemetry.run_once()
+    await data_plane.handler.telemetry.run_once()
     await metrics.MetricsFlusher().run_once()
     lines = metrics.exposition().decode().splitlines()
     return {line.rpartition(" ")[0] for line in lines if line.startswith("gateway_")}

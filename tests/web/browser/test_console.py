@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import pytest
-import uvicorn
 
 from gateway.api.admin import AdminApi
 from gateway.clock import now
@@ -17,7 +14,8 @@ from gateway.web.console.app import build_console
 from tests.api.conftest import TOKEN
 from tests.ledger.make import a_line
 from tests.support.sampling import IS_FULL
-from tests.web.browser.chromium import AXE, CHROMIUM, Tab, check, chromium
+from tests.web.browser.chromium import AXE, CHROMIUM, Tab, check
+from tests.web.browser.conftest import Serve
 from tests.web.console.conftest import admin, api  # noqa: F401 - fixtures of the console's own tests
 from tests.web.console.operators import Api
 
@@ -40,22 +38,9 @@ MORE_PAGES = (
 
 
 @pytest.fixture(scope="module")
-async def origin(admin: AdminApi) -> AsyncIterator[str]:  # noqa: F811 - the fixture
-    """The console on this machine by plain HTTP, as `make run` serves it."""
-    console = build_console(admin, secret=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(console, log_config=None, lifespan="off", ws="none"))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        await serving
-
-
-@pytest.fixture(scope="module")
-async def tab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tab]:
-    async with chromium(tmp_path_factory.mktemp("chromium")) as opened:
-        yield opened
+async def origin(admin: AdminApi, serve: Serve) -> AsyncIterator[str]:  # noqa: F811 - the fixture
+    async with serve(build_console(admin, secret=TOKEN)) as address:
+        yield address
 
 
 @pytest.fixture

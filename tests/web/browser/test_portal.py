@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import uvicorn
 
 from gateway.clock import now
 from gateway.ledger.credits import grants
@@ -20,7 +17,8 @@ from policies.billing.invoicing import Line
 from policies.billing.issuing import Issuer
 from tests.ledger.make import a_key, a_line
 from tests.support.sampling import IS_FULL
-from tests.web.browser.chromium import AXE, CHROMIUM, Tab, check, chromium
+from tests.web.browser.chromium import AXE, CHROMIUM, Tab, check
+from tests.web.browser.conftest import Serve
 from tests.web.portal.visitors import PASSWORD, PortalStack
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; .ci/packages installs it")
@@ -43,21 +41,9 @@ STRANGERS_PAGES = ("/sign-in", "/sign-up", "/forgot", "/reset", "/verify", "/not
 
 
 @pytest.fixture(scope="module")
-async def origin(stack: PortalStack) -> AsyncIterator[str]:
-    """The portal on this machine by plain HTTP, as `make run` serves it."""
-    server = uvicorn.Server(uvicorn.Config(stack.app, log_config=None, lifespan="off", ws="none"))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        await serving
-
-
-@pytest.fixture(scope="module")
-async def tab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Tab]:
-    async with chromium(tmp_path_factory.mktemp("chromium")) as opened:
-        yield opened
+async def origin(stack: PortalStack, serve: Serve) -> AsyncIterator[str]:
+    async with serve(stack.app) as address:
+        yield address
 
 
 @pytest.fixture
