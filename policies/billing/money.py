@@ -94,15 +94,15 @@ _MICRO = Decimal("0.000001")
 
 
 class Margin(NamedTuple):
-    """What calls earn: their credits as money, and what is left of it after the upstreams' costs."""
+    """What calls earn: their credits as money, and what is left of it after the upstreams' costs; None if unknown."""
 
-    revenue_usd: Decimal
-    margin_usd: Decimal
+    revenue_usd: Decimal | None
+    margin_usd: Decimal | None
 
 
-def margin(credits: int, cost_usd: Decimal, value: CreditValue | None) -> Margin | None:
-    """None where credits have no value in the currency of costs."""
+def margin(credits: int, cost_usd: Decimal, value: CreditValue | None) -> Margin:
+    """Unknown where credits have no value in the currency of costs."""
     if value is None or value.currency != COST_CURRENCY:
-        return None
+        return Margin(None, None)
     revenue = EXACT.divide(Decimal(credits), value.per_unit).quantize(_MICRO, context=EXACT)
     return Margin(revenue, revenue - cost_usd)

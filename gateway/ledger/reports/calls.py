@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.rows import value as row_of
@@ -59,19 +60,9 @@ async def outcomes(connection: AsyncConnection, month: date) -> tuple[Outcomes, 
 
 
 async def margins(connection: AsyncConnection, month: date, *, value: CreditValue | None) -> tuple[Margins, ...]:
+    rows = await connection.execute(_MARGINS, _span(month))
     return tuple(
-        Margins(
-            month=month,
-            plan_id=row.plan_id,
-            model=row.model,
-            requests=row.requests,
-            credits_charged=row.credits_charged,
-            revenue_usd=None if (found := margin(row.credits_charged, row.cost_usd, value)) is None else found[0],
-            cost_usd=row.cost_usd,
-            cost_unknown=row.cost_unknown,
-            margin_usd=None if found is None else found.margin_usd,
-        )
-        for row in await connection.execute(_MARGINS, _span(month))
+        Margins(month=month, plan_id=row.plan_id, model=row.model, **_earnings(row, value=value)) for row in rows
     )
 
 
@@ -79,17 +70,7 @@ async def top_users(connection: AsyncConnection, month: date, *, value: CreditVa
     """Those that were charged most, the first TOP_USERS, without their addresses."""
     rows = await connection.execute(_TOP_USERS, {"month": month, "limit": TOP_USERS})
     return tuple(
-        TopUser(
-            month=month,
-            rank=rank,
-            user_id=row.user_id,
-            requests=row.requests,
-            credits_charged=row.credits_charged,
-            revenue_usd=None if (found := margin(row.credits_charged, row.cost_usd, value)) is None else found[0],
-            cost_usd=row.cost_usd,
-            cost_unknown=row.cost_unknown,
-            margin_usd=None if found is None else found.margin_usd,
-        )
+        TopUser(month=month, rank=rank, user_id=row.user_id, **_earnings(row, value=value))
         for rank, row in enumerate(rows, 1)
     )
 
@@ -105,6 +86,12 @@ async def with_emails(connection: AsyncConnection, rows: Iterable[TopUser]) -> t
 async def refusals(connection: AsyncConnection, month: date) -> tuple[Refusals, ...]:
     rows = await connection.execute(_REFUSALS, _span(month))
     return tuple(row_of(lambda **fields: Refusals(month, **fields), row) for row in rows)
+
+
+def _earnings(row: Row[Any], *, value: CreditValue | None) -> dict[str, Any]:
+    sums = ("requests", "credits_charged", "cost_usd", "cost_unknown")
+    earned = margin(row.credits_charged, row.cost_usd, value)
+    return {**{name: row._mapping[name] for name in sums}, **earned._asdict()}  # noqa: SLF001 - public by its docs
 
 
 def _span(month: date) -> dict[str, object]:

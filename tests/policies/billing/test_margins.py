@@ -11,7 +11,7 @@ from policies.billing.money import CreditValue, margin
 
 @pytest.mark.parametrize("value", [None, CreditValue("EUR", Decimal(100))])
 def test_margin_without_a_value_in_dollars_is_unknown(value: CreditValue | None) -> None:
-    assert margin(500, Decimal(1), value) is None
+    assert margin(500, Decimal(1), value) == (None, None)
 
 
 def test_margin_is_the_credits_as_money_less_the_cost() -> None:

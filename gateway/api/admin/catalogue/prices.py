@@ -69,13 +69,12 @@ async def quote_price(body: PriceQuestion, dependencies: DependenciesDep) -> Pri
     if route is None:
         raise NotFound("route", body.route)
     credits, computed, cost_usd = _quote(route.price, body)
-    earned = None if cost_usd is None else margin(credits, cost_usd, dependencies.credit_value)
     return PriceAnswer(
         credits=credits,
         credits_shown_as=ShownAs.of_call(dependencies.credit_value, credits),
         computed=computed,
         cost_usd=cost_usd,
-        margin_usd=None if earned is None else earned.margin_usd,
+        margin_usd=None if cost_usd is None else margin(credits, cost_usd, dependencies.credit_value).margin_usd,
     )
 
 

@@ -27,7 +27,7 @@ from gateway.ledger.db.errors import NotFound
 from gateway.ledger.usage import analytics, history
 from gateway.ledger.usage.analytics import Dimension, UsageGroup
 from gateway.ledger.usage.history import UsageFilter
-from policies.billing.money import CreditValue, Margin, margin
+from policies.billing.money import CreditValue, margin
 from policies.model import Outcome
 from policies.usage.counts import UsageSource
 
@@ -188,9 +188,5 @@ def _grouped(query: UsageQuery, group_by: str, unit_of_work: UnitOfWork, *, valu
 
 
 def _with_margin(group: UsageGroup, value: CreditValue | None) -> UsageAggregate:
-    found: Margin | None = margin(group.credits_charged, group.cost_usd, value)
-    more = {
-        "revenue_usd": None if found is None else found.revenue_usd,
-        "margin_usd": None if found is None else found.margin_usd,
-    }
-    return UsageAggregate.model_validate(asdict(group) | more)
+    earned = margin(group.credits_charged, group.cost_usd, value)
+    return UsageAggregate.model_validate(asdict(group) | earned._asdict())
