@@ -192,7 +192,8 @@ async def _send(page: Customer, route: Route, secret: str, body: str) -> TestCal
     except httpx.HTTPError as error:
         return TestCall(0, {}, f"The gateway did not answer: {type(error).__name__}", None)
     shown = {name: value for name, value in response.headers.items() if name not in ("date", "connection")}
-    receipt = await _receipt(page, response.headers.get("x-request-id"))
+    reached_admission = "x-credits-remaining" in response.headers  # what is refused before has no record
+    receipt = await _receipt(page, response.headers.get("x-request-id")) if reached_admission else None
     return TestCall(response.status_code, shown, _text(response), receipt)
 
 

@@ -22,6 +22,7 @@ from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import grants
 from gateway.ledger.usage import ingestion, refusals
 from gateway.ledger.usage.refusals import RefusedIn
+from gateway.web.portal import first_call
 from tests.ledger.make import a_fingerprint, a_key, a_line
 from tests.web.portal.visitors import PASSWORD, PortalStack, Visitor, build_stack, form_token
 
@@ -211,12 +212,20 @@ async def test_profile_password_sessions_and_end_of_an_account(stack: PortalStac
     assert "Your account is deleted" in await customer.follow(deleted)
 
 
-async def test_a_test_call_shows_the_real_response_and_leaves_no_key(stack: PortalStack) -> None:
+async def test_a_test_call_shows_the_real_response_and_leaves_no_key(
+    stack: PortalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse_to_wait(*_: object) -> None:
+        pytest.fail("a call that was refused by its key has no receipt to wait for")
+
+    monkeypatch.setattr(first_call, "_receipt", refuse_to_wait)
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(402, json={"code": "insufficient_credits"}, headers={"x-test": "<i>"})
+        return httpx.Response(
+            402, json={"code": "insufficient_credits"}, headers={"x-test": "<i>", "x-request-id": "r"}
+        )
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://public.test") as client:
         customer = await build_stack(stack.account, client).customer()
