@@ -71,7 +71,7 @@ _TEMPLATES: Mapping[str, Email] = {
         "Log in again. If you did not copy the token yourself, change your password and revoke your API keys.",
     ),
 }
-_CREDITS = frozenset({"period_credits", "credits_used_this_period", "current_credits"})
+_CREDITS = frozenset({"period_credits", "credits_used_this_period", "current_credits", "balance_below"})
 _MAX_NAME = 60
 _LINK = re.compile(r"[:/@\\]|www|\w\.\w\w")
 _ONE_TIME = {
@@ -116,6 +116,8 @@ def _told(kind: str, payload: Mapping[str, Any], credit_value: CreditValue | Non
         return _invoice(payload)
     if kind == "credits.threshold":
         return _credits(payload, credit_value)
+    if kind == "credits.low":
+        return _low_balance(payload, credit_value)
     told = billing_emails.describe(kind, payload)
     return _plain(kind, payload, credit_value) if told is None else _email(*told)
 
@@ -134,6 +136,15 @@ def _credits(payload: Mapping[str, Any], credit_value: CreditValue | None) -> Em
         f" {billing_emails.day(payload['period_end'])}. {left} are left.",
         "Once none are left, calls are refused until the next period begins, or you have more: GET /plans lists what is"
         " on offer.",
+    )
+
+
+def _low_balance(payload: Mapping[str, Any], credit_value: CreditValue | None) -> Email:
+    limit, left = (_shown(name, payload, credit_value) for name in ("balance_below", "current_credits"))
+    return _email(
+        f"Fewer than {payload['balance_below']} credits are left",
+        f"You asked to be told when fewer than {limit} credits are left: {left} are.",
+        "GET /plans lists what is on offer. PATCH /me/alerts changes when you are told.",
     )
 
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
 from gateway.api import error_responses, openapi, problem_pages
-from gateway.api.account import keys, profile
+from gateway.api.account import alerts, keys, profile
 from gateway.api.account.authentication import Authenticator, Session, is_open
 from gateway.api.account.billing import checkout, plan_changes, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
@@ -64,6 +64,7 @@ ENDPOINTS: tuple[ModuleType, ...] = (
     refusals,
     history,
     ledger,
+    alerts,
     limits,
     quote,
     plans,

@@ -118,7 +118,8 @@ _BURN_DOWN = text(burn_down_sql("(SELECT CAST(:user_id AS uuid) AS user_id, CAST
 _CHANGE_BALANCE = text("""
     UPDATE user_credits
        SET current_credits = current_credits + :amount, total_credits_purchased = total_credits_purchased + :purchased,
-           total_credits_expired = total_credits_expired + :expired, credit_seq = credit_seq + 1, updated_at = now()
+           total_credits_expired = total_credits_expired + :expired, credit_seq = credit_seq + 1, updated_at = now(),
+           balance_alerted = balance_alerted AND current_credits + :amount < coalesce(alert_balance, 0)
      WHERE user_id = :user_id
     RETURNING current_credits, credit_seq
 """)

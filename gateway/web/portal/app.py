@@ -20,7 +20,7 @@ from gateway.config.operation.portal import LOGO_TYPES
 from gateway.config.operation.portal import Portal as PortalSettings
 from gateway.web.branding import Branding, Link
 from gateway.web.pages import MAX_FORM_BYTES, build_site
-from gateway.web.portal import billing, first_call, home, keys, plan, profile, sign_in, usage
+from gateway.web.portal import alerts, billing, first_call, home, keys, plan, profile, sign_in, usage
 from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, enter_stranger
 from gateway.web.site import Site, Visit
 
@@ -32,10 +32,11 @@ MENU = (
     Link("Usage", "/usage"),
     Link("Plan and credits", "/plan"),
     Link("Billing", "/billing"),
+    Link("Alerts", "/alerts"),
     Link("First call", "/first-call"),
     Link("Account", "/account"),
 )
-CUSTOMER_PAGES: tuple[ModuleType, ...] = (home, keys, usage, plan, billing, first_call, profile, sign_in)
+CUSTOMER_PAGES: tuple[ModuleType, ...] = (*(home, keys, usage, plan, billing, alerts, first_call, profile, sign_in),)
 
 _TOO_MANY = PlainTextResponse(
     "Too many attempts came from here; try again in a few seconds.", 429, headers={"retry-after": "1"}

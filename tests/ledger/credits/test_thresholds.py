@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.credits import grants
+from gateway.ledger.credits.thresholds import Alerts, choose_alerts
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
 from gateway.ledger.usage.ingestion import ingest
@@ -95,3 +97,72 @@ async def test_credits_at_the_end_of_their_column_stop_the_charges_of_nobody(con
     await ingest(connection, lines)
     assert await _told(connection, rich.user_id) == [80]
     assert await _told(connection, other.user_id) == [80]
+
+
+async def test_chosen_percentages_replace_the_usual_ones(connection: AsyncConnection) -> None:
+    user_id = (await _subscribed(connection)).user_id
+    await choose_alerts(connection, user_id, Alerts((50, 90)))
+    for charge in (49, 1, 35, 5, 100):
+        await ingest(connection, [a_line(user_id, credits_charged=charge)])
+    assert await _told(connection, user_id) == [50, 90]
+
+
+async def test_account_that_chose_no_percentage_is_told_of_none(connection: AsyncConnection) -> None:
+    user_id = (await _subscribed(connection)).user_id
+    await choose_alerts(connection, user_id, Alerts(()))
+    await ingest(connection, [a_line(user_id, credits_charged=300)])
+    assert await _told(connection, user_id) == []
+
+
+async def test_percentage_that_is_passed_when_it_is_chosen_is_told_in_the_next_period(
+    connection: AsyncConnection,
+) -> None:
+    begun = await _subscribed(connection)
+    await ingest(connection, [a_line(begun.user_id, credits_charged=60)])
+    await choose_alerts(connection, begun.user_id, Alerts((50, 70)))
+    await ingest(connection, [a_line(begun.user_id, credits_charged=1)])
+    assert await _told(connection, begun.user_id) == []
+    await ingest(connection, [a_line(begun.user_id, credits_charged=10)])
+    assert await _told(connection, begun.user_id) == [70]
+    await renewals.advance(connection, begun.id, now=begun.current_period_end, grace=timedelta(days=3))
+    await ingest(connection, [a_line(begun.user_id, credits_charged=55)])
+    assert await _told(connection, begun.user_id) == [70, 50]
+
+
+async def test_balance_is_told_each_time_that_calls_take_it_below(connection: AsyncConnection) -> None:
+    user_id = (await a_user(connection)).id
+    await _grant(connection, user_id, 100)
+    await choose_alerts(connection, user_id, Alerts((), balance_below=50))
+    told = []
+    for charge in (50, 1, 5):
+        await ingest(connection, [a_line(user_id, credits_charged=charge)])
+        told.append(await _told_of_balance(connection, user_id))
+    assert told == [[], [49], [49]]
+    await _grant(connection, user_id, 5)  # 49: below still
+    await ingest(connection, [a_line(user_id, credits_charged=1)])
+    assert await _told_of_balance(connection, user_id) == [49]
+    await _grant(connection, user_id, 2)
+    await ingest(connection, [a_line(user_id, credits_charged=10)])
+    assert await _told_of_balance(connection, user_id) == [49, 40]
+
+
+async def test_balance_that_is_below_when_the_alert_is_chosen_is_told_after_it_was_above(
+    connection: AsyncConnection,
+) -> None:
+    user_id = (await a_user(connection)).id
+    await _grant(connection, user_id, 40)
+    await choose_alerts(connection, user_id, Alerts(balance_below=50))
+    await ingest(connection, [a_line(user_id, credits_charged=1)])
+    assert await _told_of_balance(connection, user_id) == []
+    await _grant(connection, user_id, 100)
+    await ingest(connection, [a_line(user_id, credits_charged=100)])
+    assert await _told_of_balance(connection, user_id) == [39]
+
+
+async def _grant(connection: AsyncConnection, user_id: UUID, amount: int) -> None:
+    await grants.grant(connection, user_id, amount=amount, source="promo", reason="test", actor="test")
+
+
+async def _told_of_balance(connection: AsyncConnection, user_id: UUID) -> list[int]:
+    notified = await list_notifications(connection, user_id)
+    return [payload["current_credits"] for kind, payload in notified if kind == "credits.low"]

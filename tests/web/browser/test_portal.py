@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 NOON = datetime.combine(now().date(), datetime.min.time(), UTC) - timedelta(days=3)
 # In the suite those that have something of their own; the rest behind full scale.
-PAGES = ("", "/keys", "/usage", "/plan", "/first-call", "/account")
+PAGES = ("", "/keys", "/usage", "/plan", "/alerts", "/first-call", "/account")
 MORE_PAGES = (
     "/billing",
     "/keys/new",

@@ -19,6 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
 from gateway.ledger.db.tables.columns import (
@@ -61,6 +62,23 @@ user_credits = Table(
         server_default=text("0"),
         comment="The used percentage of the period's credits that the account was last notified of",
     ),
+    Column(
+        "alert_percents",
+        ARRAY(SmallInteger, as_tuple=True),
+        comment="The used percentages of a period to tell of, rising; NULL: 80 and 100",
+    ),
+    Column(
+        "alert_balance",
+        BigInteger,
+        comment="The account is told when a charge takes the balance below; NULL: never",
+    ),
+    Column(
+        "balance_alerted",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Told, and the balance has been below alert_balance since",
+    ),
     credits_column(
         "overage_counted", comment="The total_credits_used up to which usage below zero was billed, or was none"
     ),
@@ -85,6 +103,7 @@ user_credits = Table(
         "overage_counted",
         "credit_seq",
     ),
+    *positive("alert_balance"),
     # Accounts whose refill is due.
     Index(
         "ix_user_credits_next_credit_refill",
