@@ -6,7 +6,7 @@ Everything that is drawn in `make test` comes from fixed seeds; `make fuzz` and 
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Never
 from uuid import uuid4
@@ -23,7 +23,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
-from gateway.ledger.db import schema
+from gateway.ledger.db import schema, session
 from gateway.ledger.db.session import Database
 from tests.support.sampling import IS_FULL, measured
 
@@ -41,6 +41,7 @@ hypothesis.settings.register_profile("random", print_blob=True)
 hypothesis.settings.load_profile("random" if IS_FULL else "suite")
 
 TESTS = Path(__file__).parent
+PATIENCE_SECONDS = 60.0
 # Tests that start whole installations and kill or freeze parts of them. They run first, one after another.
 FAULTS = (
     "guarantees/attacks",
@@ -119,6 +120,16 @@ def _unit_tests_open_no_store(request: pytest.FixtureRequest, monkeypatch: pytes
 
 async def _refuse_to_start(*_arguments: object) -> Never:
     pytest.fail(STORE_OPENED)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience_with_postgresql() -> Iterator[None]:
+    """PostgreSQL may take as long as a machine that is busy with other things needs, but where a test says how long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "CONNECT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+        for bound in ("statement_timeout_seconds", "lock_timeout_seconds"):
+            patch.setitem(Database.__init__.__kwdefaults__ or {}, bound, PATIENCE_SECONDS)
+        yield
 
 
 @pytest.fixture(scope="session")

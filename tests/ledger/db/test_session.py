@@ -19,6 +19,11 @@ WRITE = text("INSERT INTO notes VALUES ('x')")
 COUNT = text("SELECT count(*) FROM notes")
 
 
+@pytest.fixture(autouse=True)
+def _usual_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "CONNECT_TIMEOUT_SECONDS", 2.0)
+
+
 @pytest.fixture
 async def single(own_database_url: str) -> AsyncIterator[Database]:
     """A pool of one connection, so that a leak shows at once."""
