@@ -16,6 +16,7 @@ WRITES = {
     "plans": "plans:write",
     "permissions": "plans:write",
     "products": "plans:write",
+    "experiments": "plans:write",
     "subscriptions": "subscriptions:write",
     "payments": "billing:write",
     "invoices": "billing:write",

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Scope
 
 from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.account import alerts, keys, profile
-from gateway.api.account.authentication import Authenticator, Session, is_open
+from gateway.api.account.authentication import Authenticator, Session, has_credentials, is_open
 from gateway.api.account.billing import checkout, plan_changes, plans, quote, statements, subscriptions
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.filters.attempts import AttemptFilter
@@ -159,8 +159,10 @@ def _filtered(app: FastAPI, idempotent: ASGIApp, authenticator: Authenticator, *
     verified = SignatureFilter(idempotent, app.state.checkout_service)
     attempted = OneTimeTokenFilter(AttemptFilter(verified), app.state.dependencies.secret)
     limited = BodyLimitMiddleware(BodyFilter(attempted), max_body_bytes=max_body_bytes)
-    authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=lambda scope: is_open(scope["path"]))
-    stored = StoredResponseFilter(authenticated, _versions(meter), negotiated=frozenset(_PROBLEM_PATHS))
+    authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=is_open)
+    stored = StoredResponseFilter(
+        authenticated, _versions(meter), negotiated=frozenset(_PROBLEM_PATHS), is_personal=has_credentials
+    )
     return RequestIdMiddleware(HeadMiddleware(OperationFilter(stored, operations)))
 
 

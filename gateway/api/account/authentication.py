@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import Scope
 
 from gateway.api import problem_pages
 from gateway.api.account.billing import invoice_links
@@ -25,10 +26,13 @@ from policies.access import keys
 from policies.model import AccountStatus, Key, Principal, Refusal, Refused
 
 # Paths whose requests name the caller in their body, or need none.
-OPEN_PATHS = frozenset({"/plans", "/openapi.json", "/docs", problem_pages.PREFIX})
+OPEN_PATHS = frozenset({"/openapi.json", "/docs", problem_pages.PREFIX})
 OPEN_PREFIXES = ("/auth/", "/webhooks/", problem_pages.PREFIX + "/")
+# Paths that tell strangers something too; who sends credentials is somebody.
+OPTIONAL_PATHS = frozenset({"/plans"})
 # Paths that take an API key as well as an access token.
-API_KEY_PATHS = frozenset({"/me/usage", "/me/limits"})
+API_KEY_PATHS = frozenset({"/me/usage", "/me/limits", "/plans"})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 LINK_PARAMETER = "token"
 
 _api_key_header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
@@ -62,8 +66,15 @@ class KeyHolder(NamedTuple):
     key: Key
 
 
-def is_open(path: str) -> bool:
+def is_open(scope: Scope) -> bool:
+    path: str = scope["path"]
+    if path in OPTIONAL_PATHS:
+        return not has_credentials(scope)
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+
+
+def has_credentials(scope: Scope) -> bool:
+    return any(name in _CREDENTIALS for name, _ in scope["headers"])
 
 
 def client_address(request: Request) -> str:

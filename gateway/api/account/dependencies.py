@@ -79,6 +79,11 @@ def _reader(request: Request, _bearer: Bearer, _api_key: ApiKey) -> UUID:
     return caller.id
 
 
+def _any_reader(request: Request, _bearer: Bearer, _api_key: ApiKey) -> UUID | None:
+    caller: Session | KeyHolder | None = getattr(request.state, "caller", None)
+    return None if caller is None else caller.id
+
+
 def _invoice_reader(
     request: Request,
     _bearer: Bearer,
@@ -107,6 +112,8 @@ ClientAddress = Annotated[str, Depends(client_address)]
 Me = Annotated[Session, Depends(_session)]
 # The user whose data is read, by a session or by an API key.
 Reader = Annotated[UUID, Depends(_reader)]
+# None for a stranger.
+AnyReader = Annotated[UUID | None, Depends(_any_reader)]
 InvoiceReader = Annotated[UUID, Depends(_invoice_reader)]
 # The API key that reads; None for a session.
 KeyInUse = Annotated[Key | None, Depends(_key_in_use)]

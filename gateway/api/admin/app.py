@@ -22,7 +22,7 @@ from gateway.api.admin.accounts import (
 )
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
 from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
-from gateway.api.admin.catalogue import permissions, plans, prices, products
+from gateway.api.admin.catalogue import experiments, permissions, plans, prices, products
 from gateway.api.admin.dependencies import AdminDependencies, Reconcile
 from gateway.api.admin.records import (
     analyses,
@@ -73,6 +73,7 @@ ENDPOINTS = (
     key_imports,
     keys,
     plans,
+    experiments,
     permissions,
     prices,
     products,

@@ -29,6 +29,7 @@ _WRITES = {
     "plans": "plans:write",
     "permissions": "plans:write",
     "products": "plans:write",
+    "experiments": "plans:write",
     "subscriptions": "subscriptions:write",
     "payments": "billing:write",
     "invoices": "billing:write",

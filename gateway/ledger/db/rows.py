@@ -44,7 +44,13 @@ def value(kind: Callable[..., T], row: Row[Any]) -> T:
 
 
 async def page_by_time(
-    connection: AsyncConnection, query: Select[Any], kind: type[T], *, key: str = "id", cursor: str | None, limit: int
+    connection: AsyncConnection,
+    query: Select[Any],
+    kind: Callable[..., T],
+    *,
+    key: str = "id",
+    cursor: str | None,
+    limit: int,
 ) -> Page[T]:
     """The rows after `cursor`, newest first by (created_at, `key`), both of which the dataclass must name."""
     created_at, tie = query.selected_columns["created_at"], query.selected_columns[key]

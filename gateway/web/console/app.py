@@ -16,7 +16,7 @@ from gateway.api.admin import AdminApi
 from gateway.api.middleware import BodyLimitMiddleware, HostMiddleware, RequestIdMiddleware
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.web.branding import Branding, Link
-from gateway.web.console import account, actions, audit, find, money, plans, sign_in, today, usage, why
+from gateway.web.console import account, actions, audit, experiments, find, money, plans, sign_in, today, usage, why
 from gateway.web.console.in_process import ApiRefused
 from gateway.web.console.operator import Console, OperatorNeeded, enter_operator, enter_stranger
 from gateway.web.formats import NOTHING
@@ -35,7 +35,7 @@ MENU = (
     Link("Audit", "/audit"),
     Link("System", "/system"),
 )
-_PAGES: tuple[ModuleType, ...] = (today, find, account, actions, usage, plans, money, why, audit, sign_in)
+_PAGES: tuple[ModuleType, ...] = (today, find, account, actions, usage, plans, experiments, money, why, audit, sign_in)
 
 
 def build_console(admin: AdminApi, *, secret: str, branding: Branding | None = None) -> ASGIApp:

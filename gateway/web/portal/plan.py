@@ -49,7 +49,7 @@ async def subscribe(page: Customer) -> Response:
 @customers.get("/plan/change")
 async def show_change(page: Customer) -> Response:
     wanted = page.visit.request.query_params.get("plan", "")
-    offered = {plan.id: plan for plan in (await plans.list_plans(page.portal.account)).data}
+    offered = {plan.id: plan for plan in (await plans.list_plans(page.portal.account, page.me.id)).data}
     if wanted not in offered:
         raise NotFound("plan", wanted)
     form = Form(defaults={"when": "now"})
@@ -164,7 +164,7 @@ async def _render(page: Customer, form: Form) -> Response:
         status=form.status,
         form=form,
         subscription=await own_subscription(page),
-        plans=(await plans.list_plans(account)).data,
+        plans=(await plans.list_plans(account, page.me.id)).data,
         packs=(await checkout.list_packs(page.me, service)).data,
         limits=await limits.get_limits(page.me.id, None, account),
         can_pay=bool(service.providers),

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 # In the suite those that have something of their own; the rest behind full scale.
 PAGES = ("", "/find?q=example", "/accounts/{user}", "/usage", "/plans/{plan}")
 MORE_PAGES = (
+    "/experiments",
     "/plans",
     "/prices",
     "/money",

@@ -24,6 +24,10 @@ ACTIONS = {
     "/plans/{plan}": "plans:write",
     "/payments/{payment}/refund": "billing:write",
     "/events/{event}/replay": "billing:write",
+    "/experiments": "plans:write",
+    "/experiments/{experiment}/start": "plans:write",
+    "/experiments/{experiment}/stop": "plans:write",
+    "/experiments/{experiment}/delete": "plans:write",
     "/why": "read",
     "/prices": "read",
     "/tokens": "admin:write",
@@ -38,6 +42,8 @@ PAGES = (
         "/plans",
         "/prices",
         "/plans/{plan}",
+        "/experiments",
+        "/experiments/{experiment}",
         "/money",
         "/money?list=invoices",
         "/money?list=events",
@@ -50,6 +56,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "/accounts/{user}/plan": {"plan_id": "{plan}", "reason": "matrix"},
     "/accounts/{user}/sign-in-as": {"reason": "matrix"},
     "/plans/{plan}": {"price": "{price}", "confirmed": "{version}"},
+    "/experiments": {"name": "matrix", "variants": "a: pro\nb: basic"},
     "/why": {"key": "gw_live_x"},
 }
 
@@ -63,6 +70,10 @@ async def things(api: Api) -> dict[str, str]:
     payment = await api.post("/payments", {"user_id": user["id"], "amount": "5.00"})
     token = await api.post("/admin-tokens", {"name": f"m{uuid4().hex}", "scopes": ["read"]})
     found = {"user": user["id"], "key": key["id"], "plan": plan["id"], "payment": payment["id"], "token": token["id"]}
+    variants = [{"name": "a", "plans": [plan["id"]]}, {"name": "b", "plans": [(await api.create_plan())["id"]]}]
+    experiment = await api.post("/experiments", {"name": uuid4().hex, "variants": variants})
+    await api.post(f"/experiments/{experiment['id']}/start")
+    found["experiment"] = experiment["id"]
     return found | {"event": str(uuid4()), "run": str(uuid4())}
 
 

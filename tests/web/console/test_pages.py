@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 
 from gateway.api.admin import AdminApi
 from gateway.clock import now
+from gateway.ledger.accounts import users
 from gateway.ledger.db.session import Database
-from gateway.ledger.payments import webhook_events
+from gateway.ledger.payments import payments, webhook_events
 from gateway.ledger.usage import ingestion
 from gateway.web.console.app import round_money
 from gateway.web.console.today import warnings_of
@@ -173,3 +174,27 @@ def test_trouble_is_told_in_words() -> None:
 
 def test_money_is_rounded_to_cents() -> None:
     assert [round_money(each) for each in (None, "0", "0.004", "1234.567")] == [NOTHING, "0.00", "< 0.01", "1,234.57"]
+
+
+async def test_experiment_is_created_started_read_and_ended(root: Browser, api: Api, admin: AdminApi) -> None:
+    plans = [await api.create_plan(), await api.create_plan()]
+    lines = f"control 1: {plans[0]['id']}\n\nother 2: {plans[1]['id']}"
+    wrong = await root.submit("/experiments", status=422, name="x", variants="control: pro")
+    assert "Variants" in wrong.text
+    created = await root.submit("/experiments", name=f"e{uuid4().hex}", variants=lines)
+    path = created.headers["location"].removeprefix("/console")
+    assert "Delete the draft" in await root.get(path)
+    await root.submit(path, f"{path}/start")
+    async with database_of(admin).transaction() as connection:
+        for number in range(120):
+            user = await users.create(connection, f"{uuid4().hex}@example.com")
+            if number % 3 == 0:
+                amount = {"transaction_type": "subscription", "status": "completed", "amount": 9, "currency": "USD"}
+                await payments.upsert(connection, "stripe", provider_payment_id=uuid4().hex, user_id=user.id, **amount)
+    page = await root.get(path)
+    for text in ("Paid conversion", "95 % interval", "other", "End the experiment", 'class="interval'):
+        assert text in page
+    await root.submit(path, f"{path}/stop", winner="control")
+    assert "winner" in await root.get(path)
+    assert path in await root.get("/experiments")
+    assert (await api.get(f"/plans/{plans[1]['id']}"))["is_active"] is False

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import DependenciesDep, Me
 from gateway.api.schemas.pages import ResponseModel
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import experiments, plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments.provider_updates import apply_update, fetch_update
@@ -67,10 +67,10 @@ async def get_own(connection: AsyncConnection, me: Me, subscription_id: UUID | N
     return found
 
 
-async def offered_plan(connection: AsyncConnection, name: str) -> StoredPlan:
-    """Raises NotFound for a plan that is not sold."""
+async def offered_plan(connection: AsyncConnection, me: Me, name: str) -> StoredPlan:
+    """Raises NotFound for a plan that is not sold, or that an experiment offers to others."""
     plan = await plans.find(connection, name)
-    if plan is None or not plan.terms.is_active:
+    if plan is None or not plan.terms.is_active or plan.id in await experiments.hidden_from(connection, me.id):
         raise NotFound("plan", name)
     return plan
 

@@ -65,7 +65,7 @@ async def change_plan(
     found = await read_own(me, subscription_id)
     transition(found, SubscriptionEvent.CHANGE_PLAN)
     async with me.unit_of_work.read() as connection:
-        plan = await _wanted(connection, found, body.plan_id)
+        plan = await _wanted(connection, me, found, name=body.plan_id)
     check_seats(plan, body.quantity)
     if is_billed(found):
         return await _change_billed(me, dependencies, checkout_service, found, plan=plan, body=body)
@@ -138,9 +138,9 @@ async def _change_with_period(me: Me, found: StoredSubscription, *, plan_id: str
     return after
 
 
-async def _wanted(connection: AsyncConnection, found: StoredSubscription, name: str) -> StoredPlan:
+async def _wanted(connection: AsyncConnection, me: Me, found: StoredSubscription, *, name: str) -> StoredPlan:
     """The plan of a change: the subscription's own as the subscription has it, also where it is not sold any more."""
     plan = await plans.find(connection, name)
     if plan is not None and plan.id == found.plan_id:
         return await plan_of(connection, found)
-    return await offered_plan(connection, name)
+    return await offered_plan(connection, me, name)

@@ -7,10 +7,11 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from gateway.api.account.dependencies import DependenciesDep
+from gateway.api.account.dependencies import AnyReader, DependenciesDep
+from gateway.api.openapi import SIGNED_IN
 from gateway.api.schemas.billing_records import ShownAs, Tier
 from gateway.api.schemas.pages import PageModel, ResponseModel
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import experiments, plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from policies.billing.invoicing import first_price
 from policies.billing.money import CreditValue, plain
@@ -57,14 +58,14 @@ class OfferedPlan(ResponseModel):
     fallback_plan: str | None = Field(description="The plan for credits that are left once a subscription has ended.")
 
 
-@router.get("/plans", summary="The plans on offer")
-async def list_plans(dependencies: DependenciesDep) -> PageModel[OfferedPlan]:
-    """By `sort_order`, then price. Nobody needs to be signed in."""
+@router.get("/plans", summary="The plans on offer", responses=SIGNED_IN, openapi_extra={"security": [{}]})
+async def list_plans(dependencies: DependenciesDep, account_id: AnyReader) -> PageModel[OfferedPlan]:
+    """By `sort_order`, then price. Nobody needs to be signed in; who is sees what experiments offer the account."""
     async with dependencies.database.read() as connection:
         stored = await plans.list_plans(connection)
-    return PageModel(
-        data=[shown_plan(plan, dependencies.credit_value) for plan in stored if plan.terms.is_active], next_cursor=None
-    )
+        hidden = await experiments.hidden_from(connection, account_id)
+    offered = [plan for plan in stored if plan.terms.is_active and plan.id not in hidden]
+    return PageModel(data=[shown_plan(plan, dependencies.credit_value) for plan in offered], next_cursor=None)
 
 
 def shown_plan(plan: StoredPlan, credit_value: CreditValue | None) -> OfferedPlan:

@@ -98,7 +98,7 @@ async def subscribe(
     order = order or Order()
     await _remember_person(me, dependencies, requires_verified=checkout_service.requires_verified)
     async with me.unit_of_work.read() as connection:
-        plan = await offered_plan(connection, plan_id)
+        plan = await offered_plan(connection, me, plan_id)
         current = await subscriptions.get_current(connection, me.id)
     check_seats(plan, order.quantity)
     if not is_free(plan.terms):

@@ -34,19 +34,28 @@ class _Stored(NamedTuple):
 class StoredResponseFilter:
     """Answers `GET` of the paths in `versions`, and with 304 where the client has the response already.
 
-    A path of `negotiated` has a response for browsers and another for programs.
+    A path of `negotiated` has a response for browsers and another for programs. One that `is_personal` may have a
+    response of its own, which is not kept.
     """
 
-    def __init__(self, app: ASGIApp, versions: Mapping[str, Version], *, negotiated: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        versions: Mapping[str, Version],
+        *,
+        negotiated: frozenset[str],
+        is_personal: Callable[[Scope], bool],
+    ) -> None:
         self._app = app
         self._versions = versions
         self._negotiated = negotiated
+        self._is_personal = is_personal
         self._stored: dict[tuple[str, bool], _Stored] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         version_of = self._versions.get(path)
-        if version_of is None or scope["method"] != "GET":
+        if version_of is None or scope["method"] != "GET" or self._is_personal(scope):
             await self._app(scope, receive, send)
             return
         # Asked first, so that a response is never stored under a version that came after it was made.

@@ -9,6 +9,7 @@ from gateway.ledger.db.tables.administration import (
 )
 from gateway.ledger.db.tables.catalogue import (
     catalogue,
+    experiments,
     permissions,
     plan_permissions,
     plan_provider_prices,
@@ -63,6 +64,7 @@ __all__ = [
     "checkouts",
     "credit_grants",
     "credit_ledger",
+    "experiments",
     "idempotent_requests",
     "invoice_numbers",
     "invoices",

@@ -43,6 +43,7 @@ from gateway.ledger.db.tables.columns import (
 from policies.model import PastDue
 
 INTERVALS = ("day", "week", "month", "year")
+EXPERIMENT_STATUSES = ("draft", "running", "stopped")
 PRICING_MODELS = ("flat", "per_seat", "tiered", "volume", "usage")
 
 LIMITS = (
@@ -234,4 +235,29 @@ catalogue = Table(
     Column("version", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
     comment="One row: the version of all plans and permissions, bumped with every change of any",
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    id_column(),
+    Column("name", Text, nullable=False, unique=True),
+    Column(
+        "salt",
+        Text,
+        nullable=False,
+        comment="Hashed with the id of an account; another salt shares accounts out otherwise",
+    ),
+    Column("variants", JSONB, nullable=False, comment="Each with name, weight and plans, the control first"),
+    Column("status", Text, nullable=False, server_default=text("'draft'")),
+    moment("started_at"),
+    moment("stopped_at"),
+    Column("winner", Text, comment="The variant whose plans stayed on sale; NULL: those of all"),
+    created_at(),
+    updated_at(),
+    one_of("status", EXPERIMENT_STATUSES),
+    CheckConstraint("(status = 'draft') = (started_at IS NULL)", name="started_unless_draft"),
+    CheckConstraint("(status = 'stopped') = (stopped_at IS NOT NULL)", name="stopped_at_its_end"),
+    CheckConstraint("jsonb_typeof(variants) = 'array'", name="variants_are_a_list"),
+    comment="Which plans are offered to whom; accounts are shared out by a hash, so none is stored",
 )
