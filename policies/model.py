@@ -6,12 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal, get_args
 from uuid import UUID
 
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 
 FeatureValue = bool | int | str
+# What an admin token, or an operator of the console, may do.
+AdminScope = Literal[
+    "read",
+    "users:write",
+    "keys:write",
+    "credits:write",
+    "plans:write",
+    "subscriptions:write",
+    "billing:write",
+    "admin:write",
+]
+ADMIN_SCOPES: frozenset[str] = frozenset(get_args(AdminScope))
 
 
 class Outcome(StrEnum):

@@ -17,6 +17,7 @@ from gateway.config.document import Document, read_yaml
 from gateway.config.entries import check_unique, read_plans, read_routes, read_upstreams
 from gateway.config.errors import ConfigError, ConfigProblem, Origin
 from gateway.config.operation import notifications
+from gateway.config.operation.console import Console
 from gateway.config.operation.logs import Log
 from gateway.config.operation.portal import Portal
 from gateway.config.operation.records import Idempotency, Usage
@@ -67,6 +68,7 @@ class Sections:
     plans: list[Any] | None = None
     billing: Billing = field(default_factory=Billing)
     portal: Portal = field(default_factory=Portal)
+    console: Console = field(default_factory=Console)
     tracing: model.Tracing | None = None
 
 
@@ -131,6 +133,7 @@ def load(
         plans=plans,
         billing=sections.billing,
         portal=sections.portal,
+        console=sections.console,
         tracing=sections.tracing,
         secrets=secrets,
     )

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gateway.config import quantities
+from gateway.config.operation.console import Console
 from gateway.config.operation.logs import Log
 from gateway.config.operation.notifications import Mail, Notices
 from gateway.config.operation.portal import Portal
@@ -348,6 +349,7 @@ class Config:
     plans: tuple[PlanSpec, ...]
     billing: Billing
     portal: Portal
+    console: Console
     log: Log
     tracing: Tracing | None
     secrets: Secrets

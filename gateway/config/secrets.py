@@ -26,12 +26,13 @@ ADMIN_TOKEN = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 KEY_PEPPER = "GATEWAY_KEY_PEPPER"
 JWT_SECRET = "GATEWAY_JWT_SECRET"  # noqa: S105 - the name of a variable
 WEBHOOK_SECRET = "GATEWAY_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
+OIDC_CLIENT_SECRET = "GATEWAY_OIDC_CLIENT_SECRET"  # noqa: S105 - the name of a variable
 COMMAND = "command"  # the role of commands that use the database
 REQUIRED = (ADMIN_TOKEN, KEY_PEPPER, JWT_SECRET)
 # A process asks for no secret that it does not use. Commands compare the pepper and sign the audit log.
 USED_BY: Mapping[str, tuple[str, ...]] = {
     "proxy": (KEY_PEPPER, JWT_SECRET),
-    "admin": (ADMIN_TOKEN, KEY_PEPPER),
+    "admin": (ADMIN_TOKEN, KEY_PEPPER, OIDC_CLIENT_SECRET),
     "worker": (KEY_PEPPER, JWT_SECRET, WEBHOOK_SECRET),
     "portal": (KEY_PEPPER, JWT_SECRET),
     COMMAND: (KEY_PEPPER,),
@@ -45,6 +46,7 @@ VARIABLES: Mapping[str, str] = {
     "at least 16 bytes.",
     JWT_SECRET: "Secret of access tokens and e-mail links, at least 32 bytes.",
     WEBHOOK_SECRET: "Secrets that sign outgoing webhooks, separated by commas.",
+    OIDC_CLIENT_SECRET: "Secret of the console at the OpenID provider of `console.oidc`, if it has one.",
     **{
         variable: meaning
         for names in PROVIDERS.values()
@@ -82,6 +84,7 @@ class Secrets:
     required: Mapping[str, str] = field(repr=False)
     key_peppers: Mapping[int, str] = field(repr=False)
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    oidc_client_secret: str | None = field(default=None, repr=False)
     providers: Mapping[str, ProviderSecrets] = field(repr=False)
 
     @property
@@ -178,6 +181,7 @@ def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secre
         required=required,
         key_peppers=_peppers(required[KEY_PEPPER]) if KEY_PEPPER in required else {},
         webhook_secrets=_several(environ.get("GATEWAY_WEBHOOK_SECRET", "")),
+        oidc_client_secret=environ.get(OIDC_CLIENT_SECRET, "").strip() or None,
         providers={name: _provider_secrets(names, environ) for name, names in PROVIDERS.items()},
     )
 

@@ -66,8 +66,19 @@ async def control_plane(
             hosts=(config.server.admin.host, *config.server.admin_hosts),
         )
         # Its cookies are signed by a key of the admin token, so another token ends all sessions.
-        console = build_console(admin, secret=config.secrets.admin_token)
+        console = build_console(
+            admin, secret=config.secrets.admin_token, settings=config.console, provider=_provider(config, client)
+        )
         yield ByPath({ROOT: console}, otherwise=admin)
+
+
+def _provider(config: Config, client: httpx.AsyncClient) -> Any:
+    """The OpenID provider of operators; None where none is set up."""
+    if config.console.oidc is None:
+        return None
+    from gateway.web.console.single_sign_on.provider import OpenIdProvider
+
+    return OpenIdProvider(config.console.oidc, secret=config.secrets.oidc_client_secret, client=client)
 
 
 class ByPath:

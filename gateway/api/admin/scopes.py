@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from policies.model import ADMIN_SCOPES, AdminScope
 
 PREFIX = "/admin/v1/"
 READ = "read"
 ADMIN = "admin:write"
-Scope = Literal[
-    "read",
-    "users:write",
-    "keys:write",
-    "credits:write",
-    "plans:write",
-    "subscriptions:write",
-    "billing:write",
-    "admin:write",
-]
-SCOPES: frozenset[str] = frozenset(get_args(Scope))
+Scope = AdminScope
+SCOPES = ADMIN_SCOPES
 
 _READS = frozenset({"GET", "HEAD"})
 # POSTs that change nothing.

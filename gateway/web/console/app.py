@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from gateway.api.admin import AdminApi
 from gateway.api.middleware import BodyLimitMiddleware, HostMiddleware, RequestIdMiddleware
+from gateway.config.operation.console import Console as ConsoleSettings
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.web.branding import Branding, Link
 from gateway.web.console import account, actions, audit, experiments, find, money, plans, sign_in, today, usage, why
@@ -22,6 +23,9 @@ from gateway.web.console.operator import Console, OperatorNeeded, enter_operator
 from gateway.web.formats import NOTHING
 from gateway.web.pages import MAX_FORM_BYTES, build_site
 from gateway.web.site import Site, Visit
+
+if TYPE_CHECKING:
+    from gateway.web.console.single_sign_on.provider import OpenIdProvider
 
 ROOT = "/console"
 _CENT = Decimal("0.01")
@@ -38,13 +42,24 @@ MENU = (
 _PAGES: tuple[ModuleType, ...] = (today, find, account, actions, usage, plans, experiments, money, why, audit, sign_in)
 
 
-def build_console(admin: AdminApi, *, secret: str, branding: Branding | None = None) -> ASGIApp:
+def build_console(
+    admin: AdminApi,
+    *,
+    secret: str,
+    branding: Branding | None = None,
+    settings: ConsoleSettings | None = None,
+    provider: OpenIdProvider | None = None,
+) -> ASGIApp:
     """The ASGI application. `secret` signs its cookies: another one ends all sessions."""
     site = Site(ROOT, name="console", secret=secret, branding=branding or Branding(name="Gateway console"), menu=MENU)
     site.environment.globals |= {"new_id": lambda: uuid4().hex}
     site.environment.filters["round_money"] = round_money
-    console = Console(site, admin)
+    console = Console(site, admin, settings or ConsoleSettings(), provider)
     routes: list[BaseRoute] = list(sign_in.strangers.routes(site, partial(enter_stranger, console)))
+    if provider is not None:
+        from gateway.web.console.single_sign_on.pages import strangers  # Authlib is an extra
+
+        routes += strangers.routes(site, partial(enter_stranger, console))
     for module in _PAGES:
         routes += module.pages.routes(site, partial(enter_operator, console))
     app = build_site(site, routes, {OperatorNeeded: _to_sign_in, ApiRefused: _show_refusal})

@@ -1,11 +1,15 @@
-"""Who comes to the console: a stranger, or an operator who signed in by an admin token, whose scopes hold."""
+"""Who comes to the console: a stranger, or an operator, whose scopes hold.
+
+An operator signs in by an admin token, by an OpenID provider, or is named by a trusted proxy at each request.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from starlette.responses import Response
@@ -15,9 +19,14 @@ from gateway.api.admin.auth import Actor
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.errors import NotAuthenticated
 from gateway.clock import now
+from gateway.config.operation.console import Console as ConsoleSettings
 from gateway.web.console.in_process import ApiCaller, ApiRefused
+from gateway.web.console.single_sign_on import Identity, proxy
 from gateway.web.forms import Form, sentence
 from gateway.web.site import Site, Visit
+
+if TYPE_CHECKING:  # Authlib is an extra
+    from gateway.web.console.single_sign_on.provider import OpenIdProvider
 
 T = TypeVar("T")
 
@@ -27,6 +36,8 @@ RECENT = timedelta(minutes=15)
 _COOKIE, _AUDIENCE = "console_session", "console:session"
 _ROOT = "root"
 FORBIDDEN = 403
+_NEVER = datetime.fromtimestamp(0, UTC)
+SignedInBy = Literal["token", "proxy", "oidc"]
 
 
 class OperatorNeeded(Exception):  # noqa: N818 - an answer (303), not a fault
@@ -35,10 +46,12 @@ class OperatorNeeded(Exception):  # noqa: N818 - an answer (303), not a fault
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What the pages depend on. `portal_url` is where customers sign in; empty where there is no portal."""
+    """What the pages depend on. `provider` None: nobody signs in by one."""
 
     site: Site
     admin: AdminApi
+    settings: ConsoleSettings
+    provider: OpenIdProvider | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +62,14 @@ class Outsider:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """A request to a page of an operator; `proven_at` is when the token was given last."""
+    """A request to a page of an operator; `proven_at` is when the operator last proved who it is."""
 
     visit: Visit
     console: Console
     actor: Actor
     api: ApiCaller
     proven_at: datetime
+    signed_in_by: SignedInBy
 
     @property
     def form(self) -> Form:
@@ -91,9 +105,16 @@ class Operator:
         return None
 
     async def prove(self) -> bool:
-        """Whether the token was given lately, or is in the form, which else says what is wrong."""
-        if now() - self.proven_at < RECENT:
+        """Whether the operator lately proved who it is, or does by the form's token; else the form says what is wrong.
+
+        A proxy asks by its own rules, and is believed.
+        """
+        if self.signed_in_by == "proxy" or now() - self.proven_at < RECENT:
             return True
+        if self.signed_in_by == "oidc":
+            self.visit.shared["form_page"] = self.visit.local(_page_of_form(self.visit))
+            self.form.refuse("sign_in", "again, and then repeat this: you signed in some time ago, and it is for good")
+            return False
         if not self.form.raw("token"):
             self.form.refuse("token", "required: you signed in some time ago, and this cannot be undone")
             return False
@@ -105,7 +126,7 @@ class Operator:
         if actor.token_id != self.actor.token_id:
             self.form.refuse("token", "is another one than you signed in with")
             return False
-        begin(self.visit, self.console, actor)
+        begin(self.visit, actor)
         return True
 
 
@@ -115,36 +136,83 @@ async def sign_in(console: Console, token: str, *, address: str) -> Actor:
 
 
 async def enter_stranger(console: Console, visit: Visit) -> Outsider:
-    visit.shared |= {"actor": None, "can": _nothing, "wanted": ""}
+    _share(console, visit)
     return Outsider(visit, console)
 
 
 async def enter_operator(console: Console, visit: Visit) -> Operator:
     """Raises OperatorNeeded, also where the token has been revoked since."""
-    visit.shared |= {"actor": None, "can": _nothing, "wanted": ""}
+    _share(console, visit)
+    named = proxy.identity_of(visit.request, console.settings.trusted_proxy)
+    if named is not None:
+        visit.identity = f"proxy {named.name}"
+        return _operator(visit, console, named.actor(console.settings), signed_in_by="proxy", proven_at=_NEVER)
     claims = console.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))
     if claims is None:
         raise OperatorNeeded
-    token_id = None if claims["tid"] == _ROOT else UUID(claims["tid"])
-    actor = await console.admin.authenticator.find_signed_in(token_id)
+    signed_in_by: SignedInBy = "oidc" if "name" in claims else "token"
+    actor = await _of_token(console, claims) if signed_in_by == "token" else _of_provider(console, claims)
     if actor is None:
         raise OperatorNeeded
     visit.identity = claims["sid"]
-    visit.shared |= {"actor": actor, "can": _can(actor)}
+    proven_at = datetime.fromtimestamp(claims["proven"], UTC)
+    return _operator(visit, console, actor, signed_in_by=signed_in_by, proven_at=proven_at)
+
+
+def _share(console: Console, visit: Visit) -> None:
+    more = {"actor": None, "can": _nothing, "wanted": "", "form_page": None, "signed_in_by": None}
+    visit.shared |= more | {"has_provider": console.provider is not None}
+
+
+async def _of_token(console: Console, claims: Mapping[str, Any]) -> Actor | None:
+    return await console.admin.authenticator.find_signed_in(None if claims["tid"] == _ROOT else UUID(claims["tid"]))
+
+
+def _of_provider(console: Console, claims: Mapping[str, Any]) -> Actor | None:
+    """With the scopes that its groups have now; None where they have none any more, or the provider is gone."""
+    if console.provider is None:
+        return None
+    actor = Identity("oidc", claims["name"], frozenset(claims["groups"]), None).actor(console.settings)
+    return actor if actor.scopes else None
+
+
+def _operator(
+    visit: Visit, console: Console, actor: Actor, *, signed_in_by: SignedInBy, proven_at: datetime
+) -> Operator:
+    visit.shared |= {"actor": actor, "can": _can(actor), "signed_in_by": signed_in_by}
     caller = ApiCaller(console.admin.scoped, actor, visit.address)
-    return Operator(visit, console, actor, caller, datetime.fromtimestamp(claims["proven"], UTC))
+    return Operator(visit, console, actor, caller, proven_at, signed_in_by)
 
 
-def begin(visit: Visit, console: Console, actor: Actor, *, session_id: str = "") -> None:
+def begin(visit: Visit, actor: Actor, *, session_id: str = "") -> None:
     """Keeps in the browser by which token the operator signed in, never the token itself."""
     token_id = _ROOT if actor.token_id is None else str(actor.token_id)
-    claims = {"tid": token_id, "sid": session_id or visit.identity, "proven": int(now().timestamp())}
-    signed = console.site.signer.sign(_AUDIENCE, claims, lifetime=SESSION_LIFETIME)
-    visit.cookies.set(_COOKIE, signed, max_age=SESSION_LIFETIME)
+    _keep(visit, {"tid": token_id, "sid": session_id or visit.identity}, proven_at=now(), lifetime=SESSION_LIFETIME)
+
+
+def begin_as(visit: Visit, console: Console, identity: Identity, *, session_id: str) -> None:
+    """Keeps in the browser who the provider says it is, with the groups that mean something here."""
+    settings = console.settings
+    groups = sorted(identity.groups & settings.scopes.keys())
+    claims = {"name": identity.name, "groups": groups, "sid": session_id}
+    lifetime = SESSION_LIFETIME if settings.oidc is None else timedelta(seconds=settings.oidc.session_seconds)
+    _keep(visit, claims, proven_at=identity.proven_at or _NEVER, lifetime=lifetime)
+
+
+def _keep(visit: Visit, claims: Mapping[str, Any], *, proven_at: datetime, lifetime: timedelta) -> None:
+    more = {"proven": int(proven_at.timestamp())}
+    signed = visit.site.signer.sign(_AUDIENCE, {**claims, **more}, lifetime=lifetime)
+    visit.cookies.set(_COOKIE, signed, max_age=lifetime)
 
 
 def forget(visit: Visit) -> None:
     visit.cookies.delete(_COOKIE)
+
+
+def _page_of_form(visit: Visit) -> str:
+    """The page that showed the form, as the browser says, so that signing in leads back to it."""
+    sent = urlsplit(visit.request.headers.get("referer", ""))
+    return sent.path if sent.netloc == visit.request.headers.get("host") else ""
 
 
 def _can(actor: Actor) -> Callable[[str, str], bool]:

@@ -34,9 +34,32 @@ _NULLABLE = frozenset(NUMBERS[2:-1]) | frozenset(TEXTS[3:]) | {"description"}
 
 @pages.get("/plans")
 async def show_plans(page: Operator) -> Response:
+    return await _plans_page(page)
+
+
+@pages.post("/permissions")
+async def create_permission(page: Operator) -> Response:
+    form = page.form
+    body = {"name": form.required("name"), "description": form.text("description")}
+    if await page.submit(lambda: page.api.post("/permissions", body, once=page.once)) is None:
+        return await _plans_page(page)
+    return page.visit.redirect("/plans#permissions", f"The permission {body['name']} exists; no plan has it yet.")
+
+
+@pages.post("/permissions/{permission_id}/delete")
+async def delete_permission(page: Operator) -> Response:
+    """The API refuses one that a route, plan or key uses, and says which."""
+    path = f"/permissions/{segment(page.path('permission_id'))}"
+    await page.submit(lambda: page.api.call("DELETE", path))
+    if page.form.message or page.form.errors:
+        return await _plans_page(page)
+    return page.visit.redirect("/plans#permissions", "The permission is deleted.")
+
+
+async def _plans_page(page: Operator) -> Response:
     plans = (await page.api.get("/plans"))["data"]
-    permissions = await page.api.get("/permissions", limit=500)
-    return page.render("plans.html", plans=plans, permissions=permissions["data"])
+    permissions = (await page.api.get("/permissions"))["data"]
+    return page.render("plans.html", status=page.form.status, plans=plans, permissions=permissions, form=page.form)
 
 
 @pages.get("/prices")
@@ -66,7 +89,7 @@ async def _prices_page(page: Operator, *, answer: Any = None) -> Response:
 @pages.get("/plans/{plan}")
 async def show_plan(page: Operator) -> Response:
     plan = await _plan(page)
-    return _plan_page(page, plan, Form(defaults=_fields(plan)))
+    return await _plan_page(page, plan, Form(defaults=_fields(plan)))
 
 
 @pages.post("/plans/{plan}")
@@ -76,24 +99,26 @@ async def change_plan(page: Operator) -> Response:
     changes, problem = _changes(plan, form)
     if problem is not None:
         form.refuse("features", problem)
-        return _plan_page(page, plan, form, status=422)
+        return await _plan_page(page, plan, form, status=422)
     if not changes:
         form.message = "Nothing would change."
-        return _plan_page(page, plan, form, status=422)
+        return await _plan_page(page, plan, form, status=422)
     if form.text("confirmed") != str(plan["version"]):
-        return _plan_page(page, plan, form, changes=changes)
+        return await _plan_page(page, plan, form, changes=changes)
     body = {change.field: change.after for change in changes}
     path = f"/plans/{segment(plan['id'])}"
     saved = await page.submit(lambda: page.api.call("PATCH", path, body=body))
     if saved is None:
-        return _plan_page(page, plan, form, status=form.status)
+        return await _plan_page(page, plan, form, status=form.status)
     return page.visit.redirect(f"/plans/{segment(plan['id'])}", f"Version {saved['version']} of {saved['name']} holds.")
 
 
-def _plan_page(
+async def _plan_page(
     page: Operator, plan: Mapping[str, Any], form: Form, *, status: int = 200, changes: list[Change] | None = None
 ) -> Response:
-    fields = {"numbers": NUMBERS, "flags": FLAGS}
+    permissions = (await page.api.get("/permissions"))["data"]
+    granted = form.listed("permissions") if form.is_sent else plan["permissions"]
+    fields = {"numbers": NUMBERS, "flags": FLAGS, "permissions": permissions, "granted": granted}
     return page.render("plan.html", status=status, plan=plan, form=form, changes=changes or [], **fields)
 
 
@@ -117,7 +142,7 @@ def _changes(plan: Mapping[str, Any], form: Form) -> tuple[list[Change], str | N
     wanted: dict[str, object] = {name: form.whole(name) for name in NUMBERS}
     wanted |= {name: form.text(name) for name in TEXTS}
     wanted |= {name: form.is_checked(name) for name in FLAGS}
-    wanted["features"] = features
+    wanted |= {"features": features, "permissions": sorted(form.listed("permissions"))}
     return [
         Change(name, plan[name], after)
         for name, after in wanted.items()

@@ -1,4 +1,4 @@
-"""Signing in by an admin token, and out."""
+"""Signing in by an admin token, and out; `single_sign_on` has the other ways."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from gateway.api.admin.auth import Actor
 from gateway.web.console.operator import Operator, Outsider, begin, forget, sign_in
+from gateway.web.console.single_sign_on import proxy
 from gateway.web.pages import PageRoutes
 from gateway.web.site import Visit
 
@@ -18,6 +19,8 @@ pages: PageRoutes[Operator] = PageRoutes()
 
 @strangers.get("/sign-in")
 async def show_sign_in(page: Outsider) -> Response:
+    if proxy.identity_of(page.visit.request, page.console.settings.trusted_proxy) is not None:
+        return page.visit.redirect("")
     return _sign_in_page(page)
 
 
@@ -31,7 +34,7 @@ async def submit_sign_in(page: Outsider) -> Response:
     actor = await form.submit(call)
     if actor is None:
         return _sign_in_page(page, status=form.status)
-    begin(visit, page.console, actor, session_id=token_urlsafe(12))
+    begin(visit, actor, session_id=token_urlsafe(12))
     return visit.redirect(visit.local(form.raw("next")))
 
 

@@ -22,6 +22,8 @@ ACTIONS = {
     "/accounts/{user}/keys/{key}/rotate": "keys:write",
     "/accounts/{user}/keys/{key}/revoke": "keys:write",
     "/plans/{plan}": "plans:write",
+    "/permissions": "plans:write",
+    "/permissions/{permission}/delete": "plans:write",
     "/payments/{payment}/refund": "billing:write",
     "/events/{event}/replay": "billing:write",
     "/experiments": "plans:write",
@@ -57,6 +59,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "/accounts/{user}/sign-in-as": {"reason": "matrix"},
     "/plans/{plan}": {"price": "{price}", "confirmed": "{version}"},
     "/experiments": {"name": "matrix", "variants": "a: pro\nb: basic"},
+    "/permissions": {"name": "matrix"},
     "/why": {"key": "gw_live_x"},
 }
 
@@ -74,7 +77,7 @@ async def things(api: Api) -> dict[str, str]:
     experiment = await api.post("/experiments", {"name": uuid4().hex, "variants": variants})
     await api.post(f"/experiments/{experiment['id']}/start")
     found["experiment"] = experiment["id"]
-    return found | {"event": str(uuid4()), "run": str(uuid4())}
+    return found | {"event": str(uuid4()), "run": str(uuid4()), "permission": str(uuid4())}
 
 
 def test_matrix_has_every_page_and_action() -> None:
@@ -85,7 +88,7 @@ def test_matrix_has_every_page_and_action() -> None:
         if path != "/sign-out"
     }
     names = {"{user_id}": "{user}", "{key_id}": "{key}", "{payment_id}": "{payment}", "{event_id}": "{event}"}
-    names |= {"{token_id}": "{token}", "{run_id}": "{run}"}
+    names |= {"{token_id}": "{token}", "{run_id}": "{run}", "{permission_id}": "{permission}"}
 
     def named(path: str) -> str:
         for old, new in names.items():

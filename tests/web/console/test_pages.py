@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
+
 from gateway.api.admin import AdminApi
 from gateway.clock import now
 from gateway.ledger.accounts import users
@@ -90,6 +92,36 @@ async def test_plan_that_changed_meanwhile_is_shown_again(root: Browser, api: Ap
     answer = await root.submit(path, status=200, **fields, sort_order="0", confirmed=str(plan["version"]))
     assert "What would change" in answer.text
     assert (await api.get(path))["price"] == "9.90"
+
+
+async def test_permissions_of_a_plan_are_chosen_after_a_look_at_the_difference(root: Browser, api: Api) -> None:
+    first, second = f"p{uuid4().hex[:8]}", f"p{uuid4().hex[:8]}"
+    for name in (first, second):
+        await root.submit("/plans", "/permissions", name=name, description="To test it", once=uuid4().hex)
+    plan = await api.create_plan(permissions=[first])
+    path = f"/plans/{plan['id']}"
+    assert f'value="{first}" checked' in await root.get(path)
+    fields = {
+        "name": plan["name"],
+        "price": "9.90",
+        "credits_per_period": "70",
+        "permissions": second,
+        "is_active": "1",
+    }
+    asked = await root.submit(path, status=200, **fields)
+    assert f"<del>[&#34;{first}&#34;]</del>" in asked.text
+    assert (await api.get(path))["permissions"] == [first]
+    await root.submit(path, confirmed=str(plan["version"]), **fields)
+    assert (await api.get(path))["permissions"] == [second]
+
+    assert f"&#39;{second}&#39; can be deleted once" in (await _delete_permission(root, api, second, status=409)).text
+    await _delete_permission(root, api, first, status=303)
+    assert first not in await root.get("/plans#permissions")
+
+
+async def _delete_permission(root: Browser, api: Api, name: str, *, status: int) -> httpx.Response:
+    (found,) = [each for each in (await api.get("/permissions"))["data"] if each["name"] == name]
+    return await root.submit("/plans", f"/permissions/{found['id']}/delete", status=status)
 
 
 async def test_failed_webhook_is_replayed(root: Browser, admin: AdminApi) -> None:
