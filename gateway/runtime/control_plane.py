@@ -64,6 +64,7 @@ async def control_plane(
             portal_url=config.portal.url or public_url,
             return_origins=config.portal.return_origins,
             hosts=(config.server.admin.host, *config.server.admin_hosts),
+            export_dir=config.data_dir / "exports",
         )
         # Its cookies are signed by a key of the admin token, so another token ends all sessions.
         console = build_console(

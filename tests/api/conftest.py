@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from secrets import token_bytes
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -196,6 +198,9 @@ ROUTES = (
 )
 
 
+_EXPORTS = TemporaryDirectory(prefix="gateway-exports-")  # gone with the process
+
+
 def admin_app(
     database: Database,
     publish: Any,
@@ -232,6 +237,7 @@ def admin_app(
         hosts=hosts,
         portal_url=portal_url,
         return_origins=return_origins,
+        export_dir=Path(_EXPORTS.name),
     )
 
 

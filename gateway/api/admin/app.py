@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.routing import BaseRoute
@@ -21,7 +22,7 @@ from gateway.api.admin.accounts import (
     users,
 )
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
-from gateway.api.admin.billing import invoices, payments, refunds, subscriptions, webhook_events
+from gateway.api.admin.billing import invoices, payments, refunds, replays, subscriptions, webhook_events
 from gateway.api.admin.catalogue import experiments, permissions, plans, prices, products
 from gateway.api.admin.dependencies import AdminDependencies, Reconcile
 from gateway.api.admin.records import (
@@ -36,6 +37,7 @@ from gateway.api.admin.records import (
     search,
     system,
     usage,
+    usage_exports,
 )
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import CheckoutService
@@ -63,9 +65,9 @@ MAX_IMPORT_BYTES = 1024 * 1024
 GUARD = openapi.Guard("/admin/", "admin_token", "An admin token; its scopes are listed as roles.", scope_of)
 
 # Operations on these affect payment providers or all accounts, which no single transaction covers.
-_DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "reconcile"})
+_DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "reconcile", "usage"})
 
-# `key_verification` and `key_imports` come before `keys`, whose paths would match theirs as ids.
+# Those come first whose paths others would match as ids: `key_verification` and `key_imports` before `keys`.
 ENDPOINTS = (
     users,
     portal_sessions,
@@ -79,6 +81,7 @@ ENDPOINTS = (
     products,
     subscriptions,
     credits,
+    usage_exports,
     usage,
     refusals,
     reports,
@@ -90,6 +93,7 @@ ENDPOINTS = (
     payments,
     refunds,
     invoices,
+    replays,
     webhook_events,
     search,
     overview,
@@ -117,6 +121,7 @@ def build_admin(
     hosts: Iterable[str] = (),
     portal_url: str | None = None,
     return_origins: tuple[str, ...] = (),
+    export_dir: Path,
 ) -> AdminApi:
     """The ASGI application.
 
@@ -124,7 +129,8 @@ def build_admin(
     many random bytes. `routes` and `past_due_grace` are those of the proxy; `routes` are read at each request.
     `metrics_text` gives Prometheus text, `readiness` what is missing, name to reason. `credit_value` shows what a call
     costs as money. The listener goes by the names `hosts`.
-    Sessions of the portal at `portal_url` lead back to `return_origins`, or anywhere where there are none.
+    Sessions of the portal at `portal_url` lead back to `return_origins`, or anywhere where there are none. Exports are
+    files in `export_dir`.
     """
     app = openapi.application("Gateway admin API", openapi.ADMIN)
     unit_of_work = UnitOfWork(database, ChangePublisher(publish), actor=ROOT)
@@ -143,7 +149,9 @@ def build_admin(
         portal_url=portal_url,
         return_origins=return_origins,
     )
-    app.state.reconcile_runs = reconcile_runs.Runs()
+    app.state.reconcile_runs = reconcile_runs.runs_of_process()
+    app.state.usage_exports = usage_exports.UsageExports(export_dir)
+    app.state.replay_runs = replays.runs_of_process()
     app.state.checkout_service = checkout_service or CheckoutService()
     for router in (health.router, problem_pages.router, _admin_v1()):
         app.include_router(router)

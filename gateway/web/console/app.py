@@ -17,7 +17,20 @@ from gateway.api.middleware import BodyLimitMiddleware, HostMiddleware, RequestI
 from gateway.config.operation.console import Console as ConsoleSettings
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.web.branding import Branding, Link
-from gateway.web.console import account, actions, audit, experiments, find, money, plans, sign_in, today, usage, why
+from gateway.web.console import (
+    account,
+    actions,
+    audit,
+    experiments,
+    exports,
+    find,
+    money,
+    plans,
+    sign_in,
+    today,
+    usage,
+    why,
+)
 from gateway.web.console.in_process import ApiRefused
 from gateway.web.console.operator import Console, OperatorNeeded, enter_operator, enter_stranger
 from gateway.web.formats import NOTHING
@@ -39,7 +52,9 @@ MENU = (
     Link("Audit", "/audit"),
     Link("System", "/system"),
 )
-_PAGES: tuple[ModuleType, ...] = (today, find, account, actions, usage, plans, experiments, money, why, audit, sign_in)
+_PAGES: tuple[ModuleType, ...] = (
+    *(today, find, account, actions, usage, exports, plans, experiments, money, why, audit, sign_in),
+)
 
 
 def build_console(

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
-from starlette.types import ASGIApp, Message
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.admin.auth import Actor
 from gateway.api.admin.scopes import PREFIX
@@ -47,6 +48,10 @@ class ApiCaller:
         """With `once` it is done once, however often the form is sent. Raises ApiRefused."""
         return await self.call("POST", path, body=body, once=once)
 
+    def forwarded(self, path: str) -> Response:
+        """What the API answers, as it is: for files, which are not read into memory."""
+        return _Forwarded(self.app, _scope(self, "GET", path, {}, None))
+
     async def call(
         self,
         method: str,
@@ -79,6 +84,16 @@ class ApiCaller:
         headers = [(b"content-length", str(len(content)).encode())] if content else []
         await self.app({**scope, "headers": scope["headers"] + headers}, receive, send)
         return status, bytes(answer)
+
+
+class _Forwarded(Response):
+    def __init__(self, app: ASGIApp, scope: Scope) -> None:
+        super().__init__()
+        self._app = app
+        self._scope = scope
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        await self._app(self._scope, receive, send)
 
 
 def segment(value: object) -> str:

@@ -32,7 +32,9 @@ async def show_money(page: Operator) -> Response:
         filters["user_id"] = page.param("user_id")
     found = await page.api.get(_PATHS[chosen], **filters, cursor=page.param("cursor"), limit=30)
     form = Form(defaults={"status": filters["status"] or "", "list": chosen})
+    runs = (await page.api.get("/webhook-events/replays"))["data"] if chosen == "events" else []
     context = {"lists": LISTS, "chosen": chosen, "statuses": STATUSES[chosen], "page": found, "form": form}
+    context["run"] = runs[0] if runs else None
     return page.render("money.html", **context)
 
 
@@ -62,6 +64,19 @@ async def replay(page: Operator) -> Response:
     if event["error_message"]:
         text += f" {event['error_message']}"
     return page.visit.redirect("/money?list=events", text, tone="done" if done else "problem")
+
+
+@pages.post("/replays")
+async def replay_failed(page: Operator) -> Response:
+    if await page.submit(lambda: page.api.post("/webhook-events/replays")) is None:
+        return page.visit.redirect("/money?list=events", page.form.message, tone="problem")
+    return page.visit.redirect("/money?list=events", "The events that failed are acted on again.")
+
+
+@pages.post("/replays/{run_id}/cancel")
+async def cancel_replay(page: Operator) -> Response:
+    await page.api.post(f"/webhook-events/replays/{segment(page.path('run_id'))}/cancel")
+    return page.visit.redirect("/money?list=events", "The replay is canceled; what was acted on stays so.")
 
 
 async def _payment_page(page: Operator, *, status: int = 200) -> Response:

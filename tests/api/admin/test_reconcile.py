@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from gateway.api.admin.background_runs import RunState
 from gateway.api.admin.dependencies import ReconciledPage
-from gateway.api.admin.records.reconcile_runs import Runs, RunState
+from gateway.api.admin.records.reconcile_runs import NOTHING, ReconcileRun, _advances, runs_of_process
 from gateway.api.errors import Conflict
 from gateway.ledger.db.session import DatabaseUnavailable
 from tests.api.conftest import AdminApi
@@ -37,6 +38,10 @@ def of(result: dict[str, Any], user: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in result["found"] if each["user_id"] == user["id"]]
 
 
+def a_run() -> ReconcileRun:
+    return ReconcileRun(repairs=False, report=NOTHING)
+
+
 async def test_run_is_canceled_and_keeps_what_it_compared() -> None:
     going_on = asyncio.Event()
 
@@ -45,16 +50,16 @@ async def test_run_is_canceled_and_keeps_what_it_compared() -> None:
         going_on.set()
         await asyncio.Event().wait()
 
-    runs = Runs()
-    run = runs.start(pages(), repairs=False)
+    runs = runs_of_process()
+    run = runs.start(a_run(), _advances(pages()))
     await going_on.wait()
     with pytest.raises(Conflict):
-        runs.start(pages(), repairs=False)
+        runs.start(a_run(), _advances(pages()))
     canceled = await runs.cancel(run.id)
     assert (canceled.state, canceled.report.accounts, canceled.report.hot) == (RunState.CANCELED, 10, 3)
     assert canceled.ended_at is not None
     assert await runs.cancel(run.id) == canceled
-    assert runs.start(pages(), repairs=False).state is RunState.RUNNING
+    assert runs.start(a_run(), _advances(pages())).state is RunState.RUNNING
     await runs.cancel(runs.newest_first()[0].id)
 
 
@@ -63,8 +68,8 @@ async def test_run_that_a_store_ends_says_so() -> None:
         yield ReconciledPage(1, 0, ())
         raise DatabaseUnavailable("away")
 
-    runs = Runs()
-    run = runs.start(pages(), repairs=True)
+    runs = runs_of_process()
+    run = runs.start(a_run(), _advances(pages()))
     async with asyncio.timeout(10):
         while runs.get(run.id).state is RunState.RUNNING:  # noqa: ASYNC110 - the task that ends is the run's own
             await asyncio.sleep(0)

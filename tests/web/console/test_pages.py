@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -230,3 +231,33 @@ async def test_experiment_is_created_started_read_and_ended(root: Browser, api: 
     assert "winner" in await root.get(path)
     assert path in await root.get("/experiments")
     assert (await api.get(f"/plans/{plans[1]['id']}"))["is_active"] is False
+
+
+async def test_calls_are_exported_while_the_page_shows_how_far(root: Browser, api: Api, admin: AdminApi) -> None:
+    user = await api.create_user()
+    async with database_of(admin).transaction() as connection:
+        await ingestion.ingest(connection, [a_line(UUID(user["id"]), at=now()) for _ in range(3)])
+    refused = await root.submit("/usage/exports", status=422, user_id="everybody")
+    assert 'value="everybody"' in refused.text
+    await root.follow(await root.submit("/usage/exports", user_id=user["id"]))
+    async with asyncio.timeout(30):
+        while (run := (await api.get("/usage/exports"))["data"][0])["state"] == "running":
+            assert "<progress" in await root.get("/usage/exports")
+    page = await root.get("/usage/exports")
+    assert f"/console/usage/exports/{run['id']}/file" in page
+    file = await root.client.get(f"/console/usage/exports/{run['id']}/file")
+    assert gzip.decompress(file.content).decode().count(user["id"]) == 3
+    assert file.headers["x-content-type-options"] == "nosniff"
+    await root.submit("/usage/exports", f"/usage/exports/{run['id']}/cancel")
+    assert (await api.get(f"/usage/exports/{run['id']}"))["state"] == "done"
+    await root.get(f"/usage/exports/{uuid4()}/file", status=404)
+
+
+async def test_failed_webhooks_are_replayed_together(root: Browser, api: Api) -> None:
+    told = await root.follow(await root.submit("/money?list=events", "/replays"))
+    assert "acted on again" in told
+    async with asyncio.timeout(30):
+        while (run := (await api.get("/webhook-events/replays"))["data"][0])["state"] == "running":
+            await root.get("/money?list=events")
+    assert (run["state"], run["replayed"]) == ("done", run["events"])
+    await root.submit("/money?list=events", f"/replays/{run['id']}/cancel")

@@ -124,7 +124,7 @@ class UsageQuery(RecordQuery):
     )
 
 
-_ROW_COLUMNS = tuple(name for name in Usage.model_fields if name != "metadata")
+ROW_COLUMNS = tuple(name for name in Usage.model_fields if name != "metadata")
 
 
 @router.get(
@@ -141,7 +141,7 @@ async def list_usage(
     `group_by=model,plan` tells the margin of each model and plan. As CSV with `?format=csv` or `Accept: text/csv`.
     """
     if query.group_by is None:
-        page, columns = _rows(query, unit_of_work), _ROW_COLUMNS
+        page, columns = _rows(query, unit_of_work), ROW_COLUMNS
     else:
         page = _grouped(query, query.group_by, unit_of_work, value=dependencies.credit_value)
         columns = tuple(UsageAggregate.model_fields)
