@@ -9,6 +9,7 @@ import hmac
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import Config
 from gateway.http.fields import HeaderBlock, header_block
-from gateway.http.problems import problem
+from gateway.http.problems import Problem, problem
 from gateway.paced_subjects import PacedSubjects
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.request_ids import uuid7
@@ -24,6 +25,7 @@ from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.request_head import Request
 from gateway.upstream.response import Response
+from gateway.web.plain_page import page_of, wants_page
 from policies.access.throttling import PAGES_FROM_ADDRESS, neighbourhood
 from policies.access.tokens import Purpose, derive
 from policies.model import Route
@@ -49,7 +51,11 @@ class PortalForwarder:
     The workers run where the pages do, so an address has a pace and a share of the connections.
     """
 
-    def __init__(self, address: str, *, secret: str, trusted_proxies: Sequence[Network] = ()) -> None:
+    def __init__(
+        self, address: str, *, secret: str, trusted_proxies: Sequence[Network] = (), site: str = "Gateway"
+    ) -> None:
+        """`site` is what the pages are called."""
+        self._site = site
         self._upstream = Upstream(
             "portal",
             targets=[f"http://{address}"],
@@ -67,11 +73,11 @@ class PortalForwarder:
         subject = neighbourhood(inbound.client_ip)
         if not self._pace.take(subject):
             detail = "This address asks for pages too often; try again in a second."
-            await problem("rate_limited", detail, request_id=uuid7(), extras={"retry_after": 1}).send(send)
+            await self._refuse("rate_limited", detail, inbound, extras={"retry_after": 1}).send(send)
             return
         body = await _read_body(receive) if inbound.content_length != 0 else b""
         if body is None:
-            await problem("payload_too_large", "The form is too large.", request_id=uuid7()).send(send)
+            await self._refuse("payload_too_large", "The form is too large.", inbound).send(send)
             return
         block = self._block(scope, inbound)
         request = Request(inbound.method.encode(), inbound.target, block, body or None, account=subject)
@@ -79,7 +85,7 @@ class PortalForwarder:
             response = await self._upstream.send(request)
         except (UpstreamError, ValueError):
             detail = "The pages cannot be reached at the moment; try again shortly."
-            await problem("overloaded", detail, request_id=uuid7(), extras={"retry_after": 2}).send(send)
+            await self._refuse("overloaded", detail, inbound, extras={"retry_after": 2}).send(send)
             return
         try:
             await _pass_on(response, scope, send)
@@ -88,6 +94,15 @@ class PortalForwarder:
 
     async def close(self) -> None:
         await self._upstream.close()
+
+    def _refuse(
+        self, code: str, detail: str, inbound: Inbound, *, extras: Mapping[str, object] = MappingProxyType({})
+    ) -> Problem:
+        """A page for a person, a problem document for a script."""
+        document = problem(code, detail, request_id=uuid7(), extras=extras)
+        if not wants_page(inbound.fields.get(b"accept")):
+            return document
+        return page_of(document, code, detail, site=self._site)
 
     def _block(self, scope: Scope, inbound: Inbound) -> HeaderBlock:
         is_trusted = inbound.is_from_trusted_proxy
@@ -146,7 +161,10 @@ async def portal_forwarding(config: Config, address: str | None) -> AsyncIterato
         yield None
         return
     forwarder = PortalForwarder(
-        address, secret=config.secrets.jwt_secret, trusted_proxies=config.server.trusted_proxies
+        address,
+        secret=config.secrets.jwt_secret,
+        trusted_proxies=config.server.trusted_proxies,
+        site=config.portal.name,
     )
     yield forwarder
     await forwarder.close()

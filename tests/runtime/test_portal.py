@@ -153,3 +153,18 @@ async def test_a_portal_that_is_away_is_told_as_such() -> None:
         response = await client.get("/portal")
     assert (response.status_code, response.json()["code"]) == (503, "overloaded")
     await forwarder.close()
+
+
+async def test_a_person_is_refused_by_a_page_and_a_script_by_a_document(forwarder: PortalForwarder) -> None:
+    forwarder._pace = PacedSubjects(Pace(burst=0, seconds_each=60))
+    forwarder._site = "<Acme>"
+    async with browser(forwarder) as client:
+        page = await client.get("/portal", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+        document = await client.get("/portal", headers={"accept": "*/*"})
+    assert (page.status_code, page.headers["retry-after"]) == (429, "1")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "&lt;Acme&gt;" in page.text
+    assert "try again in a second" in page.text
+    assert "style-src 'sha256-" in page.headers["content-security-policy"]
+    assert "unsafe" not in page.headers["content-security-policy"]
+    assert (document.status_code, document.json()["code"]) == (429, "rate_limited")

@@ -7,6 +7,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import KeyFactoryDep, Me
@@ -32,6 +33,10 @@ from policies.model import KeyStatus
 router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
 
 
+class KeyQuery(PageQuery):
+    revoked: bool | None = Field(default=None, description="true: revoked keys alone; false: the others alone.")
+
+
 @router.post("", status_code=201, summary="Create a key")
 async def create_key(body: NewKeyTerms, me: Me, key_factory: KeyFactoryDep) -> IssuedKey:
     """The answer holds the key, this once.
@@ -47,9 +52,11 @@ async def create_key(body: NewKeyTerms, me: Me, key_factory: KeyFactoryDep) -> I
 
 
 @router.get("", summary="List your keys")
-async def list_keys(query: Annotated[PageQuery, Query()], me: Me) -> PageModel[Key]:
+async def list_keys(query: Annotated[KeyQuery, Query()], me: Me) -> PageModel[Key]:
     async with me.unit_of_work.read() as connection:
-        page = await api_keys.list_keys(connection, user_id=me.id, cursor=query.cursor, limit=query.limit)
+        page = await api_keys.list_keys(
+            connection, user_id=me.id, is_revoked=query.revoked, cursor=query.cursor, limit=query.limit
+        )
     instant = now()
     return page_of(page, lambda key: key_model(key, instant))
 

@@ -102,12 +102,20 @@ async def get(connection: AsyncConnection, key_id: UUID) -> ApiKey | None:
 
 
 async def list_keys(
-    connection: AsyncConnection, *, user_id: UUID | None = None, cursor: str | None = None, limit: int = 50
+    connection: AsyncConnection,
+    *,
+    user_id: UUID | None = None,
+    is_revoked: bool | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
 ) -> Page[ApiKey]:
-    """The keys of one user, or all."""
+    """The keys of one user, or all; those that are revoked, or are not, or both."""
     query = select(*_COLUMNS)
     if user_id is not None:
         query = query.where(api_keys.c.user_id == user_id)
+    if is_revoked is not None:
+        status = api_keys.c.status
+        query = query.where(status == KeyStatus.REVOKED if is_revoked else status != KeyStatus.REVOKED)
     return await page_by_time(connection, query, ApiKey, cursor=cursor, limit=limit)
 
 

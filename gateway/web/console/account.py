@@ -14,7 +14,7 @@ from gateway.web.pages import PageRoutes
 
 pages: PageRoutes[Operator] = PageRoutes()
 
-_SHOWN = 8
+_SHOWN, _KEYS_NAMED = 8, 500
 
 
 @pages.get("/accounts/{user_id}")
@@ -36,6 +36,18 @@ async def show_calls(page: Operator) -> Response:
     user = await page.api.get(f"/users/{user_id}")
     calls = await page.api.get("/usage", user_id=user_id, cursor=page.param("cursor"), limit=50)
     return page.render("calls.html", user=user, page=calls)
+
+
+@pages.get("/accounts/{user_id}/refusals")
+async def show_refusals(page: Operator) -> Response:
+    """Of the last 30 days."""
+    user_id = id_in_path(page)
+    user = await page.api.get(f"/users/{user_id}")
+    query = {"user_id": user_id, "group_by": "day,endpoint,code,key", "cursor": page.param("cursor"), "limit": 50}
+    refusals = await page.api.get("/refusals", **query)
+    keys = (await page.api.get("/keys", user_id=user_id, limit=_KEYS_NAMED))["data"]
+    names = {key["id"]: f"{key['name'] or 'Unnamed'} (…{key['last4']})" for key in keys}
+    return page.render("refusals.html", user=user, page=refusals, names=names)
 
 
 def id_in_path(page: Operator) -> str:

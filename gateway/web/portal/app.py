@@ -8,9 +8,9 @@ from functools import partial
 from types import ModuleType
 
 import httpx
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.account.dependencies import AccountDependencies
 from gateway.api.account.filters.attempts import AttemptFilter
@@ -18,7 +18,9 @@ from gateway.api.checkout import CheckoutService
 from gateway.api.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from gateway.config.operation.portal import LOGO_TYPES
 from gateway.config.operation.portal import Portal as PortalSettings
+from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.web.branding import Branding, Link
+from gateway.web.cookies import Cookies
 from gateway.web.pages import MAX_FORM_BYTES, build_site
 from gateway.web.portal import alerts, billing, first_call, home, keys, plan, profile, sign_in, usage
 from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, enter_stranger
@@ -37,10 +39,6 @@ MENU = (
     Link("Account", "/account"),
 )
 CUSTOMER_PAGES: tuple[ModuleType, ...] = (*(home, keys, usage, plan, billing, alerts, first_call, profile, sign_in),)
-
-_TOO_MANY = PlainTextResponse(
-    "Too many attempts came from here; try again in a few seconds.", 429, headers={"retry-after": "1"}
-)
 
 
 def build_portal(
@@ -66,7 +64,17 @@ def build_portal(
         routes += module.customers.routes(site, partial(enter_customer, portal))
     app = build_site(site, routes, {SignInNeeded: _to_sign_in})
     limited = BodyLimitMiddleware(app, max_body_bytes=lambda _: MAX_FORM_BYTES)
-    return RequestIdMiddleware(AttemptFilter(limited, is_attempt=_is_attempt, refuse=_TOO_MANY))
+    return RequestIdMiddleware(AttemptFilter(limited, is_attempt=_is_attempt, refuse=partial(_refuse_attempt, site)))
+
+
+async def _refuse_attempt(site: Site, scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    visit = Visit(site, request, Cookies(request))
+    detail = "Too many attempts came from here. Wait a few seconds, go back, and try again."
+    context = {"title": PROBLEM_TYPES["rate_limited"].title, "detail": detail, "code": "rate_limited"}
+    response = visit.render("failure.html", status=429, **context)
+    response.headers["retry-after"] = "1"
+    await response(scope, receive, send)
 
 
 def branding_of(settings: PortalSettings) -> Branding:

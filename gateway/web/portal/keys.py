@@ -8,8 +8,8 @@ from typing import Any
 from starlette.responses import Response
 
 from gateway.api.account import keys
+from gateway.api.account.keys import KeyQuery
 from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, NewKeyTerms, Rotation
-from gateway.api.schemas.pages import PageQuery
 from gateway.web.forms import Form, in_address
 from gateway.web.pages import PageRoutes, uuid_in_path
 from gateway.web.portal.customer import Customer
@@ -24,9 +24,11 @@ customers: PageRoutes[Customer] = PageRoutes()
 
 @customers.get("/keys")
 async def list_keys(page: Customer) -> Response:
-    cursor = page.visit.request.query_params.get("cursor")
-    found = await keys.list_keys(in_address(PageQuery, {"limit": ROWS, "cursor": cursor}), page.me)
-    return page.visit.render("portal/keys.html", keys=found)
+    """Those that are revoked have a page of their own: each test call leaves one."""
+    params = page.visit.request.query_params
+    is_revoked = bool(params.get("revoked"))
+    query = in_address(KeyQuery, {"limit": ROWS, "cursor": params.get("cursor"), "revoked": is_revoked})
+    return page.visit.render("portal/keys.html", keys=await keys.list_keys(query, page.me), is_revoked=is_revoked)
 
 
 @customers.get("/keys/new")

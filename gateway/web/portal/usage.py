@@ -10,9 +10,10 @@ from uuid import UUID
 from starlette.responses import Response
 
 from gateway.api.account import keys
+from gateway.api.account.keys import KeyQuery
 from gateway.api.account.records import usage
+from gateway.api.account.records.refusals import RefusalQuery, refused_calls
 from gateway.api.account.records.usage import CallAggregateQuery
-from gateway.api.schemas.pages import PageQuery
 from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.web.charts import Series
 from gateway.web.formats import NOTHING, words, zone
@@ -21,7 +22,8 @@ from gateway.web.pages import PageRoutes
 from gateway.web.portal.customer import Customer
 from policies.model import Outcome
 
-ROWS, GROUPS, MAX_KEYS, BARS = 25, 100, 200, 12
+ROWS, GROUPS, MAX_KEYS, BARS, MAX_REFUSALS = 25, 100, 200, 12, 500
+REFUSAL_DAYS = ("7", "30", "90")
 # How calls are grouped: the name in the address, the dimension of the API, the heading of the column.
 GROUPINGS = {"day": ("day", "Day"), "key": ("key", "Key"), "route": ("endpoint", "Route"), "model": ("model", "Model")}
 _FILTERS = ("from", "to", "api_key_id", "endpoint", "model", "outcome")
@@ -58,6 +60,15 @@ async def show_usage(page: Customer) -> Response:
 async def download_usage(page: Customer) -> Response:
     query = _query(page)
     return usage.as_csv(usage.calls(query, page.me.id, page.portal.account))
+
+
+@customers.get("/refusals")
+async def show_refusals(page: Customer) -> Response:
+    """Counted by route and reason, for as many days as the address says."""
+    asked = page.visit.request.query_params.get("days", "")
+    days = int(asked) if asked in REFUSAL_DAYS else int(REFUSAL_DAYS[1])
+    found = await refused_calls(page.me.id, page.portal.account, query=RefusalQuery(days=days, limit=MAX_REFUSALS))
+    return page.visit.render("portal/refusals.html", refusals=found, days=days, spans=REFUSAL_DAYS)
 
 
 def _query(page: Customer) -> CallAggregateQuery:
@@ -119,5 +130,6 @@ def _daily(groups: Sequence[Group]) -> tuple[list[str], list[int]]:
 
 
 async def _key_names(page: Customer) -> dict[UUID, str]:
-    found = await keys.list_keys(PageQuery(limit=MAX_KEYS), page.me)
-    return {key.id: f"{key.name} (…{key.last4})" for key in found.data}
+    """Of those that work first, and of those that are revoked."""
+    found = [await keys.list_keys(KeyQuery(limit=MAX_KEYS, revoked=revoked), page.me) for revoked in (False, True)]
+    return {key.id: f"{key.name} (…{key.last4})" for some in found for key in some.data}

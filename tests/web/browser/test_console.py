@@ -35,6 +35,8 @@ MORE_PAGES = (
     "/audit?verify=1",
     "/system",
     "/accounts/{user}/ledger",
+    "/accounts/{user}/refusals",
+    "/usage/exports",
 )
 
 

@@ -28,6 +28,8 @@ NOON = datetime.combine(now().date(), datetime.min.time(), UTC) - timedelta(days
 PAGES = ("", "/keys", "/usage", "/plan", "/alerts", "/first-call", "/account")
 MORE_PAGES = (
     "/billing",
+    "/refusals",
+    "/keys?revoked=1",
     "/keys/new",
     "/keys/{key}/revoke",
     "/credits",

@@ -42,8 +42,11 @@ ACTIONS = {
     "/system/reconcile/{run}/cancel": "admin:write",
 }
 PAGES = (
-    *("", "/find", "/find?q=abc", "/accounts/{user}", "/accounts/{user}/ledger", "/accounts/{user}/calls", "/usage"),
     *(
+        "",
+        "/find",
+        "/find?q=abc",
+        "/usage",
         "/usage?split=user",
         "/usage/exports",
         "/plans",
@@ -51,12 +54,23 @@ PAGES = (
         "/plans/{plan}",
         "/experiments",
         "/experiments/{experiment}",
+    ),
+    *(
+        "/accounts/{user}",
+        "/accounts/{user}/ledger",
+        "/accounts/{user}/calls",
+        "/accounts/{user}/refusals",
+    ),
+    *(
         "/money",
         "/money?list=invoices",
         "/money?list=events",
         "/why",
+        "/audit",
+        "/audit?verify=1",
+        "/tokens",
+        "/system",
     ),
-    *("/audit", "/audit?verify=1", "/tokens", "/system"),
 )
 # Forms that change nothing, and that of a plan, which has no button for who may read alone.
 READING = ("/sign-out", "/console/why", "/console/prices", "/plans/", "/usage/exports")

@@ -32,6 +32,8 @@ PAGES = (
     "/keys",
     "/keys/new",
     "/usage",
+    "/refusals",
+    "/alerts",
     "/plan",
     "/billing",
     "/first-call",
@@ -236,6 +238,8 @@ async def test_a_test_call_shows_the_real_response_and_leaves_no_key(
     assert "insufficient_credits" in text
     assert "x-test: &lt;i&gt;" in text
     assert [(each.name, str(each.status)) for each in await keys_of(stack, customer)] == [("test call", "revoked")]
+    assert "test call" not in await customer.get("/keys")
+    assert "test call" in await customer.get("/keys", revoked="1")
 
 
 async def test_examples_have_the_address_of_the_customer(stack: PortalStack) -> None:

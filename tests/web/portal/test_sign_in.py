@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import pytest
+
 from gateway.ledger.accounts import users
 from policies.access.tokens import Purpose
 from tests.web.portal.visitors import PASSWORD, PortalStack
@@ -88,3 +90,12 @@ async def test_signing_in_leads_back_to_the_page_that_was_asked_for(stack: Porta
         response = await visitor.submit("/sign-in", email=customer.email, password=PASSWORD, next=wanted)
         assert response.headers["location"] == led_to, wanted
         visitor.client.cookies.delete("__Host-gateway_portal_session")
+
+
+async def test_who_tries_too_often_is_told_by_a_page(stack: PortalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.api.account.filters.attempts.PacedSubjects.take", lambda *_: False)
+    response = await stack.stranger().client.get("/portal/enter?code=guessed")
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+    assert "Too many attempts came from here." in response.text
+    assert '<link rel="stylesheet"' in response.text
+    assert "default-src 'none'" in response.headers["content-security-policy"]
