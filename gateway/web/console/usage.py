@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -29,7 +29,7 @@ SPLITS = {
 SPANS = {"1": "Today", "7": "7 days", "30": "30 days", "90": "90 days", "366": "A year"}
 MEASURES = {"requests": "Calls", "credits_charged": "Credits", "tokens_used": "Tokens", "cost_usd": "Cost"}
 _FILTERS = ("endpoint", "model", "plan_id", "outcome", "user_id")
-_ROWS = 25
+_ROWS, _MONTHS = 25, 24
 _NOTHING: Mapping[str, Any] = {"data": (), "next_cursor": None}
 # A filter that is none, and more calls than can be summed while somebody waits: the page says so above its filters.
 _TELLS = frozenset({400, 422})
@@ -39,12 +39,16 @@ _PAGES_OF_CHART = 8
 @pages.get("/usage")
 async def show_usage(page: Operator) -> Response:
     split = _one_of(page.param("split"), SPLITS, "endpoint")
+    if split == "user" and page.param("user_id") is None:
+        return page.visit.redirect("/usage/accounts")
     measure = _one_of(page.param("measure"), MEASURES, "credits_charged")
     span = _one_of(page.param("days"), SPANS, "30")
     within = {name: page.param(name) for name in _FILTERS} | {"from_": _since(int(span)).isoformat()}
     order = None if split == "day" else f"-{measure}"
     found, labels, series, problem = _NOTHING, list[str](), list[Series](), None
     try:
+        if split == "key" and within["user_id"] is None:
+            raise ApiRefused(422, {"detail": "Keys are shown of one account: give its id, or split by account first."})
         query = {**within, "group_by": split, "sort": order, "limit": _ROWS, "cursor": page.param("cursor")}
         found = await page.api.get("/usage", **query)
         labels, series = await _chart(page, within, split, measure=measure, first=_since(int(span)))
@@ -52,8 +56,7 @@ async def show_usage(page: Operator) -> Response:
         if refused.status not in _TELLS:
             raise
         problem = str(refused)
-    names = await _names(page, split, found["data"])
-    rows = [{**row, "label": _label(row, split), "name": names.get(row[SPLITS[split][1]])} for row in found["data"]]
+    rows = [{**row, "label": _label(row, split)} for row in found["data"]]
     form = Form(defaults={"split": split, "measure": measure, "days": span} | {n: within[n] for n in _FILTERS})
     return page.render(
         "usage.html",
@@ -71,6 +74,18 @@ async def show_usage(page: Operator) -> Response:
     )
 
 
+@pages.get("/usage/accounts")
+async def show_accounts(page: Operator) -> Response:
+    """The accounts that were charged most in a month, from sums that are kept: calls are not read."""
+    months = [row["month"][:7] for row in (await page.api.get("/reports/months", limit=_MONTHS))["data"]]
+    current = f"{now():%Y-%m}"
+    known = dict.fromkeys([current, *months])
+    month = _one_of(page.param("month"), known, current)
+    found = await page.api.get("/reports/top-users", from_=month, to=month, limit=_ROWS, cursor=page.param("cursor"))
+    form = Form(defaults={"month": month})
+    return page.render("usage_accounts.html", form=form, page=found, months=list(known), month=month)
+
+
 def _one_of(wanted: str | None, known: Mapping[str, Any], default: str) -> str:
     return wanted if wanted is not None and wanted in known else default
 
@@ -83,19 +98,6 @@ def _since(days: int) -> datetime:
 def _label(row: Mapping[str, Any], split: str) -> str:
     value = row[SPLITS[split][1]]
     return "without" if value is None else str(value)
-
-
-async def _names(page: Operator, split: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Addresses of accounts, for people."""
-    if split != "user":
-        return {}
-    found = {}
-    for user_id in {row["user_id"] for row in rows}:
-        try:
-            found[user_id] = str((await page.api.get(f"/users/{user_id}"))["email"])
-        except ApiRefused:
-            continue  # deleted since
-    return found
 
 
 async def _all(page: Operator, query: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ MORE_PAGES = (
     "/accounts/{user}/ledger",
     "/accounts/{user}/refusals",
     "/usage/exports",
+    "/usage/accounts",
 )
 
 

@@ -47,7 +47,7 @@ PAGES = (
         "/find",
         "/find?q=abc",
         "/usage",
-        "/usage?split=user",
+        "/usage/accounts",
         "/usage/exports",
         "/plans",
         "/prices",

@@ -61,8 +61,26 @@ async def test_usage_is_split_filtered_and_kept_in_the_address(root: Browser, ap
     assert f"user_id={user['id']}" in page
     assert ">small</a>" in await root.get("/usage", split="model", user_id=user["id"], model="small")
     assert "No call matches." in await root.get("/usage", split="model", user_id=user["id"], model="other")
-    for split in ("user", "key", "plan", "outcome", "day", "endpoint", "nonsense"):
+    for split in ("plan", "outcome", "day", "endpoint", "nonsense"):
         await root.get("/usage", split=split, days="366", measure="requests")
+    for split in ("user", "key"):
+        assert "3</td>" in await root.get("/usage", split=split, user_id=user["id"], measure="requests")
+    assert "Keys are shown of one account" in await root.get("/usage", split="key")
+
+
+async def test_accounts_that_were_charged_most_are_listed_by_month(root: Browser, api: Api, admin: AdminApi) -> None:
+    much, little = [await api.create_user() for _ in range(2)]
+    charged = {much["id"]: 10**9, little["id"]: 10**9 - 7}
+    async with database_of(admin).transaction() as connection:
+        lines = [a_line(UUID(user), at=now(), credits_charged=credits) for user, credits in charged.items()]
+        await ingestion.ingest(connection, lines)
+    led = await root.client.get("/console/usage", params={"split": "user", "days": "30"})
+    assert led.headers["location"] == "/console/usage/accounts"
+    page = await root.get("/usage/accounts")
+    assert page.index(much["email"]) < page.index(little["email"])
+    assert "999,999,993" in page
+    assert f'href="/console/usage?user_id={much["id"]}"' in page
+    assert much["email"] in await root.get("/usage/accounts", month="nonsense")
 
 
 async def test_plan_is_saved_after_its_difference_was_shown(root: Browser, api: Api) -> None:

@@ -68,7 +68,7 @@ class Provider:
         return JSONResponse({**found, **self.metadata})
 
     async def _keys(self, _: Request) -> Response:
-        shown = self.published or [self.key]
+        shown: list[Any] = [*(self.published or [self.key])]
         return JSONResponse(KeySet(shown).as_dict(private=False))
 
     async def _authorize(self, request: Request) -> Response:

@@ -130,7 +130,7 @@ async def test_token_that_others_signed_signs_nobody_in(operator: Browser, provi
     published = provider.key
     assert isinstance(published, ECKey)
     provider.published = [published]
-    provider.key = ECKey.generate_key("P-256", {"kid": published.kid})
+    provider.key = ECKey.generate_key("P-256", {"kid": str(published.kid)})
     assert_refused(await sign_in(operator))
     # The key that everybody knows, as the secret of a symmetric signature (RFC 8725 section 2.1); and no signature.
     known = published.as_pem(private=False)

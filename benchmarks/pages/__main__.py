@@ -1,0 +1,37 @@
+"""`fill` writes a large database into a folder, `time` times every page on it, `beside` times calls beside visitors.
+
+`python -m benchmarks.pages fill FOLDER --accounts 1000000 --calls 50000000`, then `time FOLDER`. `beside` needs no
+folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from benchmarks.machine import describe
+from benchmarks.pages import dataset
+from gateway.embedded.stores import Stores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.pages", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    filling = commands.add_parser("fill")
+    filling.add_argument("folder", type=Path)
+    filling.add_argument("--accounts", type=int, default=10_000)
+    filling.add_argument("--calls", type=int, default=500_000)
+    given = parser.parse_args()
+    print(describe(), flush=True)
+    if given.command == "fill":
+        asyncio.run(_fill(given.folder, accounts=given.accounts, calls=given.calls))
+
+
+async def _fill(folder: Path, *, accounts: int, calls: int) -> None:
+    async with await Stores.open(folder, durable=False) as stores:
+        await dataset.fill(stores.database_url, accounts=accounts, calls=calls)
+
+
+if __name__ == "__main__":
+    main()
