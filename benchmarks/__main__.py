@@ -15,6 +15,7 @@ MODULES = (
     "backups",
     "growth",
     "reports",
+    "pages beside",
     "workers",
     "overhead",
     "refusal_cost",
@@ -27,7 +28,7 @@ MODULES = (
 def main() -> None:
     for module in MODULES:
         print(f"\n## {module}\n", flush=True)
-        subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], check=True)
+        subprocess.run([sys.executable, "-m", *f"benchmarks.{module}".split()], check=True)
 
 
 if __name__ == "__main__":

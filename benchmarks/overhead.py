@@ -46,13 +46,13 @@ def main() -> None:
         for number in range(given.rounds + 1):
             most = drive(contender, _CALL, folder, seconds=given.seconds).requests_per_second
             half = replace(_CALL, pause_ms=round(CONNECTIONS / most * 2 * 1000))
-            before = _buckets(printed["admin_url"])
+            before = buckets(printed["admin_url"])
             rate = drive(contender, half, folder, seconds=given.seconds).requests_per_second
             counted = [
-                (bound, count - before.get(bound, 0.0)) for bound, count in _buckets(printed["admin_url"]).items()
+                (bound, count - before.get(bound, 0.0)) for bound, count in buckets(printed["admin_url"]).items()
             ]
             if number:
-                rounds.append(Round(most, rate, 1000 * _quantile(counted, 0.5), 1000 * _quantile(counted, 0.99)))
+                rounds.append(Round(most, rate, 1000 * quantile(counted, 0.5), 1000 * quantile(counted, 0.99)))
     print(f"{describe()}; medians of {given.rounds} rounds (spread)\n")
     print("| | |")
     print("|---|---|")
@@ -62,7 +62,7 @@ def main() -> None:
         print(f"| {name} | {statistics.median(of):,.2f} ({min(of):,.2f} to {max(of):,.2f}) |")
 
 
-def _buckets(admin_url: str) -> dict[float, float]:
+def buckets(admin_url: str) -> dict[float, float]:
     """Calls by the upper bound of their bucket, in seconds, each with all below it."""
     time.sleep(_FLUSHED_SECONDS)
     found = text_string_to_metric_families(httpx.get(f"{admin_url}/metrics").text)
@@ -74,7 +74,7 @@ def _buckets(admin_url: str) -> dict[float, float]:
     }
 
 
-def _quantile(buckets: list[tuple[float, float]], share: float) -> float:
+def quantile(buckets: list[tuple[float, float]], share: float) -> float:
     """Seconds; the last finite bound for what lies behind it."""
     rank = share * buckets[-1][1]
     lower, below = 0.0, 0.0

@@ -11,7 +11,8 @@ import asyncio
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.pages import dataset
+from benchmarks.pages import beside, dataset
+from benchmarks.pages.timing import time_pages
 from gateway.embedded.stores import Stores
 
 
@@ -22,15 +23,29 @@ def main() -> None:
     filling.add_argument("folder", type=Path)
     filling.add_argument("--accounts", type=int, default=10_000)
     filling.add_argument("--calls", type=int, default=500_000)
+    commands.add_parser("time").add_argument("folder", type=Path)
+    visiting = commands.add_parser("beside")
+    visiting.add_argument("--people", type=int, default=20)
+    visiting.add_argument("--rounds", type=int, default=5)
+    visiting.add_argument("--seconds", type=int, default=8)
     given = parser.parse_args()
     print(describe(), flush=True)
     if given.command == "fill":
         asyncio.run(_fill(given.folder, accounts=given.accounts, calls=given.calls))
+    elif given.command == "time":
+        asyncio.run(_time(given.folder))
+    else:
+        beside.measure(people=given.people, rounds=given.rounds, seconds=given.seconds)
 
 
 async def _fill(folder: Path, *, accounts: int, calls: int) -> None:
     async with await Stores.open(folder, durable=False) as stores:
         await dataset.fill(stores.database_url, accounts=accounts, calls=calls)
+
+
+async def _time(folder: Path) -> None:
+    async with await Stores.open(folder, durable=False) as stores:
+        await time_pages(stores.database_url, stores.redis_url)
 
 
 if __name__ == "__main__":

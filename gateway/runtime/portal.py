@@ -9,14 +9,19 @@ import hmac
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from html import escape
+from importlib.resources import files
+from string import Template
 from types import MappingProxyType
 from typing import Any
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.api.page_policy import policy_of
 from gateway.config import Config
 from gateway.http.fields import HeaderBlock, header_block
+from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.http.problems import Problem, problem
 from gateway.paced_subjects import PacedSubjects
 from gateway.proxy.request.inbound import Inbound, Network, read_request
@@ -25,7 +30,6 @@ from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.request_head import Request
 from gateway.upstream.response import Response
-from gateway.web.plain_page import page_of, wants_page
 from policies.access.throttling import PAGES_FROM_ADDRESS, neighbourhood
 from policies.access.tokens import Purpose, derive
 from policies.model import Route
@@ -42,6 +46,8 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_CONNECTIONS = 64
 SHARE_OF_ADDRESS = 0.25  # of the connections; a page that sends a test call holds one for as long as that takes
 TIMEOUT_SECONDS = 60.0
+_PAGE = files("gateway.web").joinpath("plain_page.html").read_text("utf-8")
+_PAGE_POLICY = policy_of(_PAGE).encode()
 TEST_CALL_SECONDS = 30.0
 
 
@@ -73,11 +79,11 @@ class PortalForwarder:
         subject = neighbourhood(inbound.client_ip)
         if not self._pace.take(subject):
             detail = "This address asks for pages too often; try again in a second."
-            await self._refuse("rate_limited", detail, inbound, extras={"retry_after": 1}).send(send)
+            await self._refuse("rate_limited", detail, scope, extras={"retry_after": 1}).send(send)
             return
         body = await _read_body(receive) if inbound.content_length != 0 else b""
         if body is None:
-            await self._refuse("payload_too_large", "The form is too large.", inbound).send(send)
+            await self._refuse("payload_too_large", "The form is too large.", scope).send(send)
             return
         block = self._block(scope, inbound)
         request = Request(inbound.method.encode(), inbound.target, block, body or None, account=subject)
@@ -85,7 +91,7 @@ class PortalForwarder:
             response = await self._upstream.send(request)
         except (UpstreamError, ValueError):
             detail = "The pages cannot be reached at the moment; try again shortly."
-            await self._refuse("overloaded", detail, inbound, extras={"retry_after": 2}).send(send)
+            await self._refuse("overloaded", detail, scope, extras={"retry_after": 2}).send(send)
             return
         try:
             await _pass_on(response, scope, send)
@@ -96,13 +102,12 @@ class PortalForwarder:
         await self._upstream.close()
 
     def _refuse(
-        self, code: str, detail: str, inbound: Inbound, *, extras: Mapping[str, object] = MappingProxyType({})
+        self, code: str, detail: str, scope: Scope, *, extras: Mapping[str, object] = MappingProxyType({})
     ) -> Problem:
         """A page for a person, a problem document for a script."""
         document = problem(code, detail, request_id=uuid7(), extras=extras)
-        if not wants_page(inbound.fields.get(b"accept")):
-            return document
-        return page_of(document, code, detail, site=self._site)
+        accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
+        return _page_of(document, code, detail, site=self._site) if b"text/html" in accept.lower() else document
 
     def _block(self, scope: Scope, inbound: Inbound) -> HeaderBlock:
         is_trusted = inbound.is_from_trusted_proxy
@@ -111,6 +116,15 @@ class PortalForwarder:
         lines = [b"%b: %b\r\n" % each for each in scope["headers"] if each[0] in _PASSED]
         peer = b"%b %b %b" % (self._secret, inbound.client_ip.encode(), scheme)
         return header_block(b"".join((*lines, b"host: %b\r\n%b: %b\r\n" % (host, _PEER, peer))))
+
+
+def _page_of(document: Problem, code: str, detail: str, *, site: str) -> Problem:
+    """The response in place of a problem document: the process of calls renders no templates, and has no assets."""
+    texts = {"title": PROBLEM_TYPES[code].title, "site": site, "detail": detail, "code": code}
+    body = Template(_PAGE).substitute({name: escape(text) for name, text in texts.items()}).encode()
+    kept = [each for each in document.fields if each[0] not in (b"content-type", b"content-security-policy")]
+    fields = (*kept, (b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", _PAGE_POLICY))
+    return Problem(document.status, fields, body)
 
 
 async def _pass_on(response: Response, scope: Scope, send: Send) -> None:

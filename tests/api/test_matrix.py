@@ -25,6 +25,7 @@ WRITES = {
     "reconcile": "admin:write",
     "admin-tokens": "admin:write",
     "portal-sessions": "admin:write",
+    "usage": "read",  # an export reads
 }
 JSON = {"content-type": "application/json"}
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"

@@ -33,7 +33,7 @@ from policies.model import KeyStatus
 router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
 
 
-class KeyQuery(PageQuery):
+class OwnKeyQuery(PageQuery):
     revoked: bool | None = Field(default=None, description="true: revoked keys alone; false: the others alone.")
 
 
@@ -52,7 +52,7 @@ async def create_key(body: NewKeyTerms, me: Me, key_factory: KeyFactoryDep) -> I
 
 
 @router.get("", summary="List your keys")
-async def list_keys(query: Annotated[KeyQuery, Query()], me: Me) -> PageModel[Key]:
+async def list_keys(query: Annotated[OwnKeyQuery, Query()], me: Me) -> PageModel[Key]:
     async with me.unit_of_work.read() as connection:
         page = await api_keys.list_keys(
             connection, user_id=me.id, is_revoked=query.revoked, cursor=query.cursor, limit=query.limit

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from gateway.api.account import keys
-from gateway.api.account.keys import KeyQuery
+from gateway.api.account.keys import OwnKeyQuery
 from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, NewKeyTerms, Rotation
 from gateway.web.forms import Form, in_address
 from gateway.web.pages import PageRoutes, uuid_in_path
@@ -27,7 +27,7 @@ async def list_keys(page: Customer) -> Response:
     """Those that are revoked have a page of their own: each test call leaves one."""
     params = page.visit.request.query_params
     is_revoked = bool(params.get("revoked"))
-    query = in_address(KeyQuery, {"limit": ROWS, "cursor": params.get("cursor"), "revoked": is_revoked})
+    query = in_address(OwnKeyQuery, {"limit": ROWS, "cursor": params.get("cursor"), "revoked": is_revoked})
     return page.visit.render("portal/keys.html", keys=await keys.list_keys(query, page.me), is_revoked=is_revoked)
 
 

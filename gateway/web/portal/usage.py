@@ -10,7 +10,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from gateway.api.account import keys
-from gateway.api.account.keys import KeyQuery
+from gateway.api.account.keys import OwnKeyQuery
 from gateway.api.account.records import usage
 from gateway.api.account.records.refusals import RefusalQuery, refused_calls
 from gateway.api.account.records.usage import CallAggregateQuery
@@ -131,5 +131,5 @@ def _daily(groups: Sequence[Group]) -> tuple[list[str], list[int]]:
 
 async def _key_names(page: Customer) -> dict[UUID, str]:
     """Of those that work first, and of those that are revoked."""
-    found = [await keys.list_keys(KeyQuery(limit=MAX_KEYS, revoked=revoked), page.me) for revoked in (False, True)]
+    found = [await keys.list_keys(OwnKeyQuery(limit=MAX_KEYS, revoked=revoked), page.me) for revoked in (False, True)]
     return {key.id: f"{key.name} (…{key.last4})" for some in found for key in some.data}

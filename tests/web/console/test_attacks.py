@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import re
 from datetime import timedelta
+from html.parser import HTMLParser
 from typing import Any
 from uuid import uuid4
 
@@ -35,15 +35,30 @@ PARAMETERS = (
 )
 
 
+class Reader(HTMLParser):
+    """What a browser would make of a page, as far as it could do harm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.harmful: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "img", "link", "iframe", "object", "embed", "base"):
+            self.harmful += (
+                [tag] if not (given.get("src") or given.get("href") or "").startswith("/console/static/") else []
+            )
+        self.harmful += [name for name in given if name.startswith("on") or name in ("style", "srcdoc")]
+        addresses = (given.get(name) or "" for name in ("href", "src", "action", "formaction"))
+        self.harmful += [each for each in addresses if each.strip() and not each.startswith(("/console", "?", "#"))]
+
+
 def assert_harmless(text: str, where: object) -> None:
-    """What was sent is text: no element, attribute or address has it."""
-    assert "<script>alert" not in text, where
-    assert "<img src=x" not in text, where
+    """What was sent is text: no element, attribute or address has it, and no template has evaluated it."""
+    reader = Reader()
+    reader.feed(text)
+    assert reader.harmful == [], where
     assert "49javascript" not in text, where
-    for address in re.findall(r'(?:href|action|src)="([^"]*)"', text):
-        assert not html.unescape(address).strip().lower().startswith("javascript:"), (where, address)
-    assert not re.search(r"<[^>]* on[a-z]+=", text), where
-    assert " style=" not in text, where
 
 
 async def test_markup_in_every_field_of_every_form_is_text(root: Browser, things: dict[str, str]) -> None:  # noqa: F811
@@ -66,7 +81,7 @@ async def test_markup_in_every_parameter_of_every_page_is_text(root: Browser, th
 
 
 @pytest.mark.parametrize(
-    "segment", ["%3Cscript%3Ealert(1)%3C%2Fscript%3E", "..%2F..%2Fadmin%2Fv1", "%00", "%0d%0aset-cookie:x=1", "é", "."]
+    "segment", ["%3Cscript%3Ealert(1)%3C%2Fscript%3E", "..%2F..%2Fadmin%2Fv1", "%00", "%0d%0aset-cookie:x=1", "é"]
 )
 async def test_odd_segments_of_paths_find_nothing(root: Browser, segment: str) -> None:
     names = re.compile(r"\{[a-z_]+\}")

@@ -128,7 +128,7 @@ async def test_permissions_of_a_plan_are_chosen_after_a_look_at_the_difference(r
         "is_active": "1",
     }
     asked = await root.submit(path, status=200, **fields)
-    assert f"<del>[&#34;{first}&#34;]</del>" in asked.text
+    assert f'<del>["{first}"]</del>' in asked.text
     assert (await api.get(path))["permissions"] == [first]
     await root.submit(path, confirmed=str(plan["version"]), **fields)
     assert (await api.get(path))["permissions"] == [second]

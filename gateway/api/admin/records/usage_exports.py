@@ -98,6 +98,8 @@ class UsageExports:
                         raise ExportTooLargeError(f"the file has more than {MAX_BYTES} bytes")
                     share = (run.until - reached) / (run.until - run.since)
                     yield {"rows": rows, "bytes": size, "reached": reached, "share": round(share, 4)}
+            if partial.stat().st_size > MAX_BYTES:
+                raise ExportTooLargeError(f"the file has more than {MAX_BYTES} bytes")
             partial.replace(path)
             yield {"bytes": path.stat().st_size, "reached": run.since, "share": 1.0}
         finally:
