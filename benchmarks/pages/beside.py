@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,22 @@ from benchmarks.peers import nginx, ours
 from benchmarks.peers.load import CONNECTIONS, Case, drive
 
 _CALL = Case("small JSON", "/call")
-_PORTAL_PAGES = ("/portal", "/portal/usage", "/portal/keys", "/portal/plan", "/portal/billing", "/portal/account")
-_CONSOLE_PAGES = ("/console", "/console/usage", "/console/plans", "/console/money", "/console/audit", "/console/system")
+_PORTAL_PAGES: Sequence[str] = (
+    "/portal",
+    "/portal/usage",
+    "/portal/keys",
+    "/portal/plan",
+    "/portal/billing",
+    "/portal/account",
+)
+_CONSOLE_PAGES: Sequence[str] = (
+    "/console",
+    "/console/usage",
+    "/console/plans",
+    "/console/money",
+    "/console/audit",
+    "/console/system",
+)
 _PORTAL = "portal: {url: http://127.0.0.1}\n"
 
 Round = tuple[float, float]
@@ -64,7 +79,7 @@ def measure(*, people: int, rounds: int, seconds: int) -> None:
     print(f"{len(pages):,} pages, p50 {1000 * statistics.median(pages):.0f} ms")
 
 
-def _browsers(printed: dict[str, Any], people: int) -> list[tuple[httpx.Client, tuple[str, ...]]]:
+def _browsers(printed: dict[str, Any], people: int) -> list[tuple[httpx.Client, Sequence[str]]]:
     headers = {"authorization": f"Bearer {printed['admin_token']}"}
     with httpx.Client(base_url=f"{printed['admin_url']}/admin/v1", headers=headers, timeout=PATIENCE_SECONDS) as admin:
         found = admin.get("/users", params={"email": "ok@example.com"}).raise_for_status().json()["data"][0]["id"]

@@ -116,7 +116,9 @@ async def fill(url: str, *, accounts: int, calls: int) -> None:
         rebuild = await bulk_copy.begin_load(connection, ["usage_tracking"])
         driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
         for statement in _ACCOUNTS:
-            values = [accounts] if "$1::int" in statement else [list(PLANS)] if "$1::text[]" in statement else []
+            values: list[Any] = (
+                [accounts] if "$1::int" in statement else [list(PLANS)] if "$1::text[]" in statement else []
+            )
             await _run(driver, statement, values)
         for first in range(0, calls, BATCH):
             last = min(first + BATCH, calls)
