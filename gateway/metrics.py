@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter as Counted
+from collections.abc import Callable, Sequence
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
@@ -163,25 +164,30 @@ BUILD_INFO = Gauge("gateway_build_info", "The running version.", ["version"], mu
 
 
 class BufferedCounter:
-    """A counter of the hot path: adds to `total`, and to the shared series at the next `flush`.
+    """A counter of the hot path: `add(amount)` appends to a list, which the next `flush` adds to the shared series.
 
     One addition to a series that processes share through a file costs 1.2 µs, and a request makes a dozen of them.
     """
 
-    __slots__ = ("_child", "_flushed", "total")
+    __slots__ = ("_child", "_pending", "_total", "add")
 
     def __init__(self, child: Counter) -> None:
         self._child = child
-        self.total = self._flushed = 0
+        self._total = 0
+        self._pending: list[int] = []
+        self.add: Callable[[int], None] = self._pending.append
         _buffered.append(self)
 
-    def inc(self, amount: int = 1) -> None:
-        self.total += amount
+    @property
+    def total(self) -> int:
+        return self._total + sum(self._pending)
 
     def flush(self) -> None:
-        if self.total != self._flushed:
-            pending, self._flushed = self.total - self._flushed, self.total
-            self._child.inc(pending)
+        if self._pending:
+            amount = sum(self._pending)
+            self._pending.clear()
+            self._total += amount
+            self._child.inc(amount)
 
 
 class BufferedDifference:
@@ -203,31 +209,26 @@ class BufferedDifference:
 
 
 class BufferedHistogram:
-    """A histogram of the hot path, added to the shared series at the next `flush`."""
+    """A histogram of the hot path: `observe(value)` appends to a list, which the next `flush` sorts into buckets."""
 
-    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+    __slots__ = ("_bounds", "_child", "_pending", "observe")
 
     def __init__(self, child: Histogram, bounds: Sequence[float]) -> None:
         self._child = child
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self._pending: list[float] = []
+        self.observe: Callable[[float], None] = self._pending.append
         _buffered.append(self)
 
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
     def flush(self) -> None:
-        if not any(self._counts):
+        if not self._pending:
             return
-        counts, self._counts = self._counts, [0] * len(self._counts)
-        total, self._sum = self._sum, 0.0
         # prometheus_client observes one value at a time; its own buckets are what it would have added to.
-        for bucket, count in zip(self._child._buckets, counts, strict=True):  # noqa: SLF001
-            if count:
-                bucket.inc(count)
-        self._child._sum.inc(total)  # noqa: SLF001
+        buckets = self._child._buckets  # noqa: SLF001
+        for index, count in Counted(bisect_left(self._bounds, value) for value in self._pending).items():
+            buckets[index].inc(count)
+        self._child._sum.inc(sum(self._pending))  # noqa: SLF001
+        self._pending.clear()
 
 
 _buffered: list[BufferedCounter | BufferedDifference | BufferedHistogram] = []

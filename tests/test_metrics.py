@@ -26,8 +26,8 @@ def value(sample: str, **labels: str) -> float | None:
 
 def test_a_buffered_counter_shows_its_sum_once(name: str) -> None:
     counter = BufferedCounter(Counter(name, "of a test"))
-    counter.inc()
-    counter.inc(4)
+    counter.add(1)
+    counter.add(4)
     before = value(f"{name}_total")
     counter.flush()
     counter.flush()
@@ -41,7 +41,7 @@ def test_a_buffered_difference_shows_where_it_stands(name: str) -> None:
     difference = BufferedDifference(Gauge(name, "of a test"), ahead=ahead, behind=behind)
     seen = []
     for counter in (ahead, ahead, behind, ahead, behind, behind):
-        counter.inc()
+        counter.add(1)
         counter.flush()
         difference.flush()
         seen.append(value(name))
@@ -68,7 +68,7 @@ def test_a_buffered_histogram_shows_what_observing_one_by_one_would(values: list
 
 async def test_the_flusher_makes_all_of_it_visible(name: str) -> None:
     counter = BufferedCounter(Counter(name, "of a test"))
-    counter.inc(3)
+    counter.add(3)
     await metrics.MetricsFlusher().run_once()
 
     assert f"{name}_total 3.0" in metrics.exposition().decode()

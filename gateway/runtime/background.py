@@ -14,7 +14,6 @@ from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
-from gateway.metrics import MetricsFlusher
 from gateway.notifications.email_templates import TemplateContext
 from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer
 from gateway.notifications.webhook import Webhook
@@ -64,7 +63,6 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
             MonthCloser(database, journal, value=config.credits.money),
             TrialNoticeWorker(database),
             IdempotencyCleaner(database),
-            MetricsFlusher(),
             NightlyReconciliation(Reconciler(database, AccountSnapshotReader(redis_client, meter))),
             *invoice_workers(config, database, journal),
             *payment_workers(config, database, providers),

@@ -17,7 +17,6 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.holds import Holds
 from gateway.meter.idempotency import StorageLimits
 from gateway.meter.meter import Meter
-from gateway.metrics import MetricsFlusher
 from gateway.proxy.admission.account_loader import AccountLoader
 from gateway.proxy.admission.controller import AdmissionController
 from gateway.proxy.admission.outage_credit import OutageCredit
@@ -97,7 +96,7 @@ async def data_plane(config: Config, readiness: Readiness | None = None) -> Asyn
             readiness.add(probe_of_proxy(database, meter, principals, needs_redis=needs_redis))
         async with settler:
             watches = (EpochWatch(meter), StoreWatch(meter), UpstreamWatch(lambda: handler.upstreams))
-            async with Runner(heartbeat, *watches, settler, telemetry, MetricsFlusher()):
+            async with Runner(heartbeat, *watches, settler, telemetry):
                 yield handler
             await handler.close()
         access_log.close()

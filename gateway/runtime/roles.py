@@ -85,7 +85,7 @@ async def run_child(
 
             servers.append((_server(build_demo_upstream(), config), [sockets.pop(0)]))
         await readiness.run_once()
-        await stack.enter_async_context(Runner(readiness))
+        await stack.enter_async_context(Runner(readiness, metrics.MetricsFlusher()))
         tune_garbage_collection()
         on_reload = partial(_reload, reload_config, applied)
         await serve(servers, line=wiring.line, missing=lambda: readiness.missing, reload=on_reload)

@@ -84,7 +84,7 @@ class _UpstreamSeries:
         self._duration = BufferedHistogram(metrics.UPSTREAM_DURATION.labels(upstream), metrics.SECONDS)
 
     def attempt_ended(self, upstream: str, outcome: Outcome, *, duration_seconds: float) -> None:  # noqa: ARG002 - ours
-        self._ended[outcome].inc()
+        self._ended[outcome].add(1)
         self._duration.observe(duration_seconds)
 
     def attempt_retried(self, upstream: str, reason: str) -> None:

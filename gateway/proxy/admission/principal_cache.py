@@ -87,7 +87,7 @@ class PrincipalCache:
         if caller is None or monotonic_seconds() - caller.loaded_at >= self._max_age_seconds:
             return None
         self._callers.move_to_end(digest)
-        self._hits.inc()
+        self._hits.add(1)
         return caller
 
     async def get(self, key: bytes, connection_cache: ConnectionCache | None = None, *, address: str = "") -> Caller:
@@ -102,12 +102,12 @@ class PrincipalCache:
         caller = self._callers.get(digest)
         if caller is not None:
             self._callers.move_to_end(digest)
-            self._refreshes.inc()
+            self._refreshes.add(1)
             return await self._refresh(key, caller)
         if monotonic_seconds() < self._unknown_until.get(digest, 0.0):
-            self._negatives.inc()
+            self._negatives.add(1)
             raise _unknown()
-        self._misses.inc()
+        self._misses.add(1)
         return await self._look_up(key, digest, address)
 
     async def _look_up(self, key: bytes, digest: bytes, address: str) -> Caller:
@@ -128,7 +128,7 @@ class PrincipalCache:
 
     async def reload(self, key: bytes) -> Caller:
         """The caller as PostgreSQL has it now, after the meter answered that the cached one is stale."""
-        self._stale.inc()
+        self._stale.add(1)
         return await self._load(key, keys.digest(key, self._pepper))
 
     async def confirm(self, key: bytes, caller: Caller) -> Caller:

@@ -56,31 +56,31 @@ class EndpointSeries:
         self.duration = BufferedHistogram(metrics.DURATION.labels(self.endpoint), metrics.SECONDS)
         self.overhead = BufferedHistogram(metrics.OVERHEAD.labels(self.endpoint), metrics.OVERHEAD_SECONDS)
         self.released = BufferedCounter(metrics.CREDITS_RELEASED.labels(self.endpoint))
-        self._responses = dict[tuple[str, int], BufferedCounter]()
-        self._charges = dict[str, BufferedCounter]()
+        self.responses = dict[tuple[str, int], BufferedCounter]()
+        self.charges = dict[str, BufferedCounter]()
         self._refusals = dict[str, BufferedCounter]()
 
-    def count_response(self, method: str, status: int) -> None:
-        series = self._responses.get((method, status))
+    def response(self, method: str, status: int) -> BufferedCounter:
+        series = self.responses.get((method, status))
         if series is None:
             known = method if method in self.methods else metrics.OTHER
-            series = self._responses.get((known, status))
+            series = self.responses.get((known, status))
             if series is None:
                 series = BufferedCounter(metrics.REQUESTS.labels(self.endpoint, known, str(status)))
-                self._responses[known, status] = series
-        series.inc()
+                self.responses[known, status] = series
+        return series
+
+    def charge(self, plan: str) -> BufferedCounter:
+        series = self.charges.get(plan)
+        if series is None:
+            series = self.charges[plan] = BufferedCounter(metrics.CREDITS_CHARGED.labels(self.endpoint, plan))
+        return series
 
     def count_refusal(self, code: str) -> None:
         series = self._refusals.get(code)
         if series is None:
             series = self._refusals[code] = BufferedCounter(metrics.REFUSALS.labels(self.endpoint, code))
-        series.inc()
-
-    def count_charge(self, plan: str, credits: int) -> None:
-        series = self._charges.get(plan)
-        if series is None:
-            series = self._charges[plan] = BufferedCounter(metrics.CREDITS_CHARGED.labels(self.endpoint, plan))
-        series.inc(credits)
+        series.add(1)
 
 
 class RequestTelemetry:
@@ -124,12 +124,13 @@ class RequestTelemetry:
         return series
 
     def record_admitted(self) -> None:
-        self._admitted.inc()
+        self._admitted.add(1)
 
     def record_settled(self, call: ActiveCall, response: ClientResponse) -> None:
-        admitted_call, status = call.admitted_call, response.status
-        series, method = self.series(call.route), admitted_call.inbound.method
-        elapsed, caller = call.elapsed_seconds, admitted_call.caller
+        admitted_call, status, charged = call.admitted_call, response.status, call.charge
+        series, method = self._by_route.get(call.route.name) or self.series(call.route), admitted_call.inbound.method
+        elapsed, upstream_seconds = call.elapsed_seconds, call.upstream_seconds
+        caller, held, plan = admitted_call.caller, admitted_call.quote.hold, admitted_call.plan.name
         self._last_used[caller.key_id] = time()
         if self._lines is None:
             self._access_log.record(
@@ -138,28 +139,24 @@ class RequestTelemetry:
                 method=method,
                 status=status,
                 seconds=elapsed,
-                upstream_seconds=call.upstream_seconds,
+                upstream_seconds=upstream_seconds,
                 code=call.outcome,
-                credits=call.charge,
+                credits=charged,
                 key=caller.masked_key,
             )
         else:
             self._lines.record(_facts_of_call(call, response, series.endpoint))
-        self._settled.inc()
-        series.count_response(method, status)
+        self._settled.add(1)
+        (series.responses.get((method, status)) or series.response(method, status)).add(1)
         series.duration.observe(elapsed)
-        if call.upstream_seconds is not None:
-            series.overhead.observe(elapsed - call.upstream_seconds)
-        if call.missing is not None:
-            metrics.USAGE_MISSING.labels(call.route.name, call.missing).inc()
-        if call.flags:
-            _count_cut(call)
-        if call.is_cost_unknown:
-            metrics.COST_UNKNOWN.labels(call.route.name).inc()
-        if call.charge:
-            series.count_charge(admitted_call.plan.name, call.charge)
-        if admitted_call.quote.hold > call.charge:
-            series.released.inc(admitted_call.quote.hold - call.charge)
+        if upstream_seconds is not None:
+            series.overhead.observe(elapsed - upstream_seconds)
+        if charged:
+            (series.charges.get(plan) or series.charge(plan)).add(charged)
+        if held > charged:
+            series.released.add(held - charged)
+        if call.missing is not None or call.flags or call.is_cost_unknown:
+            _count_uncertainty(call)
         if self._span_recorder is not None:
             self._span_recorder.record_settled(call, response)
 
@@ -182,7 +179,7 @@ class RequestTelemetry:
     ) -> None:
         series, status = self.series(route), response.status
         self._last_used[caller.key_id] = time()
-        series.count_response(inbound.method, status)
+        series.response(inbound.method, status).add(1)
         self._log_request(
             series, response, inbound=inbound, seconds=seconds, code=code, route=route, caller=caller, credits=0
         )
@@ -198,7 +195,7 @@ class RequestTelemetry:
         caller: Caller | None,
     ) -> None:
         series, method = self.series(route), inbound.method
-        series.count_response(method, response.status)
+        series.response(method, response.status).add(1)
         series.count_refusal(refused.code)
         if self._lines is None:
             self._access_log.record(
@@ -223,7 +220,7 @@ class RequestTelemetry:
     def record_failed(self, response: ClientResponse, *, inbound: Inbound, seconds: float, route: Route | None) -> None:
         """Records a request that ended by a fault of the gateway itself before it was admitted."""
         series, method = self.series(route), inbound.method
-        series.count_response(method, response.status)
+        series.response(method, response.status).add(1)
         self._log_request(series, response, inbound=inbound, seconds=seconds, code="internal_error", route=route)
         if self._span_recorder is not None:
             self._span_recorder.record_refused(inbound, response, code="internal_error", seconds=seconds, route=route)
@@ -304,10 +301,16 @@ def _facts_of_call(call: ActiveCall, response: ClientResponse, endpoint: str) ->
     )
 
 
-def _count_cut(call: ActiveCall) -> None:
+def _count_uncertainty(call: ActiveCall) -> None:
+    """Counts what of a charge was estimated, cut or is unknown."""
+    route = call.route.name
+    if call.missing is not None:
+        metrics.USAGE_MISSING.labels(route, call.missing).inc()
+    if call.is_cost_unknown:
+        metrics.COST_UNKNOWN.labels(route).inc()
     for flag in call.flags:
         if flag in _LIMIT_OF_FLAG:
-            metrics.CHARGES_CUT.labels(call.route.name, _LIMIT_OF_FLAG[flag]).inc()
+            metrics.CHARGES_CUT.labels(route, _LIMIT_OF_FLAG[flag]).inc()
 
 
 _LIMIT_OF_FLAG = {Flag.MAXIMUM_REACHED: "price", Flag.PLAN_MAXIMUM_REACHED: "plan"}
