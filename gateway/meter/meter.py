@@ -12,7 +12,7 @@ from gateway.meter import admissions
 from gateway.meter.admissions import Admission, packed_budget, packed_epoch, packed_terms, parse_admission
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterUnavailable, NotSent
-from gateway.meter.client.packing import Command, Word, word, words
+from gateway.meter.client.packing import WORD, Command, Word, words
 from gateway.meter.epochs import REQUESTED, EpochRegister, LocalEpochRegister
 from gateway.meter.idempotency import (
     CLAIM_SECONDS,
@@ -43,6 +43,9 @@ from policies.usage import records
 # By how much the clock of a gateway, which dates its calls, may be behind that of Redis, which counts them.
 CLOCK_SKEW_MS = 5_000
 
+# The pieces of the two commands of a call: keys, request id, terms, hold, epoch, what some calls have; keys, the words.
+_ADMISSION = b"%b" + WORD + b"%b" + WORD + b"%b%b"
+_SETTLEMENT = b"%b" + 3 * WORD
 _SETTLE_WORDS = 1 + 3 + len(("request_id", "charge", "suffix"))  # a count, the keys, the arguments
 _ABANDONED = records.abandoned_suffix()
 _ADMITTED, _SETTLED = int(Verdict.ADMITTED), int(SettleResult.SETTLED)  # an int compares faster than an enum
@@ -118,9 +121,9 @@ class Meter:
             count += admissions.BUDGET_WORDS + (0 if claim is not None else admissions.CLAIM_WORDS)
             optional = (optional or admissions.NO_CLAIM) + packed_budget(cap, required)
         terms = packed_terms(account_version, catalogue_version, amount, required, limits)
-        request, hold = word(request_id.encode()), word(f"{self._owner}\t{prefix}".encode())
-        entered = packed_epoch(epoch) + optional
-        reply = await self._redis.run_packed(ADMIT, keys.account, count, packed_keys, request, terms, hold, entered)
+        asked, hold, entered = request_id.encode(), f"{self._owner}\t{prefix}".encode(), packed_epoch(epoch)
+        packed = _ADMISSION % (packed_keys, len(asked), asked, terms, len(hold), hold, entered, optional)
+        reply = await self._redis.run_packed(ADMIT, keys.account, count, packed)
         if reply[0] == _ADMITTED:
             self._replay_buffer.add_open(OpenCall(keys, request_id, epoch, amount, prefix, claim))
         elif reply[0] == Verdict.WRONG_EPOCH:
@@ -151,8 +154,10 @@ class Meter:
             await self._recovery.replay(SettledCall(keys, request_id, prefix, suffix, "", claim_outcome))
             return None
         if claim_outcome is None:
-            ended = word(request_id.encode()), word(b"%d" % charge) + word(suffix.encode())
-            reply = await self._redis.run_packed(SETTLE, keys.account, _SETTLE_WORDS, keys.packed_for_settle, *ended)
+            ended, charged, end = request_id.encode(), b"%d" % charge, suffix.encode()
+            words_of = len(ended), ended, len(charged), charged, len(end), end
+            packed = _SETTLEMENT % (keys.packed_for_settle, *words_of)
+            reply = await self._redis.run_packed(SETTLE, keys.account, _SETTLE_WORDS, packed)
         else:
             reply = await self._settle_claimed(keys, request_id, charge, suffix=suffix, outcome=claim_outcome)
         if reply[0] == _SETTLED:

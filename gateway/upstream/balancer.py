@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -106,7 +106,7 @@ class Upstream:
         self._observer = observer
         self._on_end: OnEnd | None = None if observer is None else self._report_end
         self._rotation = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._now: Callable[[], float] = self._first_now
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name!r} {self._targets!r}>"
@@ -168,11 +168,10 @@ class Upstream:
         healthy = await asyncio.gather(*(self._probe(each, request, within_seconds) for each in self._targets))
         return {str(each.pool.address): is_healthy for each, is_healthy in zip(self._targets, healthy, strict=True)}
 
-    def _now(self) -> float:
-        """The loop's time. Keeps the loop: before Python 3.12 `get_running_loop` costs a system call (getpid)."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop.time()
+    def _first_now(self) -> float:
+        """The loop's time. Keeps its clock: before Python 3.12 `get_running_loop` costs a system call (getpid)."""
+        self._now = asyncio.get_running_loop().time
+        return self._now()
 
     def _pick(self, now: float, account: Hashable, *, exclude: Target | None) -> Target:
         """The least busy target that accepts requests, equals in rotation; the excluded one if it is the only one."""
@@ -256,8 +255,9 @@ class Upstream:
 
     def _report_end(self, response: Response) -> None:
         if self._observer is not None:
-            seconds = self._now() - response.started_at
-            self._observer.attempt_ended(self.name, outcome_of(response), duration_seconds=seconds)
+            seconds, is_success = self._now() - response.started_at, response.complete and response.status < 400
+            outcome = _SUCCEEDED if is_success else outcome_of(response)
+            self._observer.attempt_ended(self.name, outcome, duration_seconds=seconds)
 
     def _report_ejection(self) -> None:
         if self._observer is not None:

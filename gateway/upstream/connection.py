@@ -110,7 +110,9 @@ class Connection(asyncio.BufferedProtocol):
         self.response = response
         self.exchanges += 1
         self._send(transport, head, request)
-        self._arm(min(now + self._deadlines.first_byte_seconds, total_at))
+        due = min(now + self._deadlines.first_byte_seconds, total_at)
+        if self._timer is None or due < self._timer_at:
+            self._arm(due)
         return response
 
     def abort(self) -> None:
@@ -219,7 +221,9 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, response: Response, head: ResponseHead | None, *, is_clean: bool) -> None:
         if head is None:
             raise AssertionError("a finished response has a head")
-        reusable = head.keep_alive and is_clean and self._sent and not self.closed and not self._buffered_bytes()
+        transport = self._transport
+        is_idle = is_clean and self._sent and transport is not None and not transport.get_write_buffer_size()
+        reusable = head.keep_alive and is_idle and not self.closed
         self.response = None
         self.keep_alive_seconds = head.keep_alive_seconds
         if head.raw:

@@ -119,7 +119,7 @@ class Pool:
             self._add_idle(connection)
         else:
             connection.abort()
-        if self._queue:
+        if self._queue.places.count:
             self._serve_queue()
 
     def paced_by_client_no_longer(self, connection: Connection) -> None:

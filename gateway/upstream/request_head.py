@@ -48,7 +48,8 @@ def render_head(request: Request, host: bytes, base_path: bytes = b"") -> bytes:
     method, target, block = request.method, base_path + request.target, request.header_block
     if not (method.isalpha() and method.isupper() and target) or target.translate(None, _VISIBLE):
         raise ValueError(f"not a request line: {method!r} {target!r}")
-    framing = _framing_of(request)
+    is_bare = request.body is None and request.upgrade is None and method not in _METHODS_WITH_BODY
+    framing = b"" if is_bare else _framing_of(request)
     if has_host(block) if request.has_host is None else request.has_host:
         return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, block, framing)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b\r\n" % (method, target, host, block, framing)

@@ -26,14 +26,14 @@ class Carrier(Protocol):
 class Response:
     """A response, of which at least the head has come once `wait_for_head` returns.
 
-    `headers` are lower-cased and end-to-end only, with `content-length` where it frames the body, and on HEAD.
-    `complete` means that the body has ended cleanly; `take` may still have bytes of it.
+    `head` is what earlier responses with the same bytes share. `headers` are lower-cased and end-to-end only, with
+    `content-length` where it frames the body, and on HEAD. `complete` means that the body has ended cleanly; `take` may
+    still have bytes of it.
     """
 
     __slots__ = (
         "_body",
         "_carrier",
-        "_head",
         "_known",
         "_on_end",
         "_reader",
@@ -41,6 +41,7 @@ class Response:
         "_waiter",
         "complete",
         "error",
+        "head",
         "headers",
         "on_failure",
         "reused",
@@ -70,7 +71,7 @@ class Response:
         self._waiter: asyncio.Future[None] | None = None
         self._request = request
         self._known = known
-        self._head: ResponseHead | None = None
+        self.head: ResponseHead  # once it has come
         self._body = b""
         self._reader: ResponseReader | None = None
 
@@ -110,13 +111,6 @@ class Response:
             self.close()
             raise
 
-    @property
-    def head(self) -> ResponseHead:
-        """The head, which earlier responses with the same bytes share. RuntimeError before it has come."""
-        if self._head is None:
-            raise RuntimeError("the head has not come")
-        return self._head
-
     def hand_over(self) -> Wire:
         """After 101: the connection, to be taken over at once; leased until it is lost or the response is closed."""
         first = self.take()
@@ -135,7 +129,7 @@ class Response:
     @property
     def is_begun(self) -> bool:
         """Whether a byte of the response has come."""
-        return self._reader is not None or self._head is not None
+        return self._reader is not None or self.status != 0
 
     @property
     def reader(self) -> ResponseReader:
@@ -157,13 +151,13 @@ class Response:
         ):
             return None
         self._body = data[len(known.raw) :]
-        self._take_head(known)
+        self.head, self.headers, self.status = known, known.headers, known.status
         return known
 
     def advance(self) -> None:
         head = self.reader.head
-        if head is not None and self._head is None:
-            self._take_head(head)
+        if head is not None and not self.status:
+            self.head, self.headers, self.status = head, head.headers, head.status
         self._wake()
 
     def finish(self) -> None:
@@ -174,7 +168,8 @@ class Response:
             self._wake()
         else:
             self.advance()
-        self._ended()
+        if self._on_end is not None:
+            self._on_end(self)
 
     def fail(self, error: BaseException) -> None:
         self._carrier = None
@@ -185,11 +180,6 @@ class Response:
         self._ended()
         if self.on_failure is not None:
             self.on_failure(error)
-
-    def _take_head(self, head: ResponseHead) -> None:
-        self._head = head
-        self.headers = head.headers
-        self.status = head.status
 
     def _ended(self) -> None:
         if self._on_end is not None:

@@ -24,22 +24,22 @@ class Waiter:
 
 
 class Waiting:
-    """The waiters of a pool. An account has half of the places at most."""
+    """The waiters of a pool, each in one of `places`, of which an account has half at most."""
 
-    __slots__ = ("_by_account", "_places")
+    __slots__ = ("_by_account", "places")
 
     def __init__(self) -> None:
         self._by_account: OrderedDict[Hashable, dict[Waiter, None]] = OrderedDict()
-        self._places = Shares(MAX_QUEUED, MAX_QUEUED // 2)
+        self.places = Shares(MAX_QUEUED, MAX_QUEUED // 2)
 
     def __len__(self) -> int:
-        return self._places.count
+        return self.places.count
 
     def has_room(self, account: Hashable) -> bool:
-        return self._places.allows(account)
+        return self.places.allows(account)
 
     def add(self, waiter: Waiter) -> None:
-        self._places.lease(waiter.account)
+        self.places.lease(waiter.account)
         self._by_account.setdefault(waiter.account, {})[waiter] = None
 
     def discard(self, waiter: Waiter) -> None:
@@ -49,7 +49,7 @@ class Waiting:
             del waiters[waiter]
             if not waiters:
                 del self._by_account[waiter.account]
-            self._places.release(waiter.account)
+            self.places.release(waiter.account)
 
     def next(self, may_lease: Callable[[Waiter], bool], *, leases: Shares) -> Waiter | None:
         """The first one that may lease, of the account that has the fewest leases; it waits no longer."""

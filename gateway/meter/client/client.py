@@ -71,14 +71,14 @@ class RedisClient:
         packed = words(len(keys), *keys, *arguments)
         return self.run_packed(script, keys[0] if keys else None, 1 + len(keys) + len(arguments), packed)
 
-    async def run_packed(self, script: Script, key: bytes | None, count: int, *packed: bytes) -> Any:
-        """Runs a script with packed pieces of `count` words: the number of keys, the keys, `key` first, arguments."""
+    async def run_packed(self, script: Script, key: bytes | None, count: int, packed: bytes) -> Any:
+        """Runs a script with `count` packed words: the number of keys, the keys, of which `key` is first, arguments."""
         started = monotonic_seconds()
         try:
-            return await self._request(b"".join((opening(2 + count, script.by_digest), *packed)), key)
+            return await self._request(opening(2 + count, script.by_digest) + packed, key)
         except MeterError as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
         finally:
             script.seconds.observe(monotonic_seconds() - started)
-        return await self._request(b"".join((opening(2 + count, script.by_source), *packed)), key)
+        return await self._request(opening(2 + count, script.by_source) + packed, key)

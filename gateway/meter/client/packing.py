@@ -22,9 +22,12 @@ def words(*each: Word) -> bytes:
     return packed[packed.index(b"\n") + 1 :]
 
 
+WORD = b"$%d\r\n%b\r\n"  # what a piece of one word is made by, of its length and the word
+
+
 def word(value: bytes) -> bytes:
     """A piece of one word."""
-    return b"$%d\r\n%b\r\n" % (len(value), value)
+    return WORD % (len(value), value)
 
 
 @lru_cache(maxsize=256)

@@ -118,7 +118,9 @@ class ServerConnection:
 
     def request(self, packed: bytes, key: bytes | None) -> asyncio.Future[Any]:  # noqa: ARG002 - as of `Cluster`
         """Sends a packed command. Raises as `call` does."""
-        return self.send(packed)
+        if self._pipe is None:
+            raise NotSent("not connected to Redis")
+        return self._pipe.send(packed)
 
     def _failure_of(self, reply: hiredis.ReplyError) -> Exception:
         """What an error reply means. A server that cannot serve is left after the replies it sent with it."""

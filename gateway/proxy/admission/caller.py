@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from gateway.clock import monotonic_seconds, now
@@ -11,7 +11,7 @@ from gateway.proxy.telemetry.access_log import masked
 from policies.access.admission import lasting_subscription
 from policies.access.key_budgets import Cap, cap_of
 from policies.access.limits import Limits, limits_of, policy_field, remaining_template
-from policies.model import FeatureValue, Plan, Principal, Subscription
+from policies.model import FeatureValue, Plan, Principal, Route, Subscription
 from policies.usage import records
 
 
@@ -22,6 +22,7 @@ class Caller:
     `digest` is that of the key. `metering_template` and `identity_block` are header fields towards the client and the
     upstream; `record_columns` are the columns that all its records share, `masked_key` is a JSON string.
     `lasting_subscription` pays for any call, whenever and wherever it is made; None where that is to be asked.
+    `passed_routes` are those that the policies have let it call, by name.
     """
 
     principal: Principal
@@ -37,6 +38,7 @@ class Caller:
     key_id: UUID
     lasting_subscription: Subscription | None
     cap: Cap | None = None
+    passed_routes: dict[str, Route] = field(default_factory=dict, compare=False)
 
 
 def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Caller:

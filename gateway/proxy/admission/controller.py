@@ -92,11 +92,19 @@ class AdmissionController:
         self._stored_for = stored_for
 
     def authorize_cached(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization | None:
-        """Authorizes a caller for a route by what is cached; None where that would refuse it, for it may be old."""
+        """Authorizes a caller for a route by what is cached; None where that would refuse it, for it may be old.
+
+        A caller whom one subscription lets through whenever it calls is checked once for each route.
+        """
+        route, subscription, size_bytes = match.route, caller.lasting_subscription, inbound.content_length
+        if subscription is not None and not size_bytes and caller.passed_routes.get(route.name) is route:
+            return Authorization(caller, subscription)
         try:
-            return self._authorize(inbound, match, caller)
+            authorization = self._authorize(inbound, match, caller)
         except Refused:
             return None
+        caller.passed_routes[route.name] = route
+        return authorization
 
     async def authorize(self, inbound: Inbound, match: RouteMatch, key: bytes, *, caller: Caller) -> Authorization:
         """Authorizes a caller for a route by what is known at this moment; raises Refused."""
@@ -150,7 +158,8 @@ class AdmissionController:
             caller, plan = authorization.caller, authorization.subscription.plan
             if plan.max_credits_per_call is not None:
                 quote = quotes.within_plan(quote, plan.max_credits_per_call)
-            if request.claim is None and (cached := self._refusal_cache.find(caller)) is not None:
+            refusals = self._refusal_cache
+            if refusals.by_key and request.claim is None and (cached := refusals.find(caller)) is not None:
                 raise NotAdmitted(caller, *cached)
             prefix = render_record_prefix(request, caller, quote)
             try:
@@ -160,7 +169,7 @@ class AdmissionController:
             except MeterUnavailable:
                 raise Indeterminate from None
             if admission.verdict is _ADMITTED:
-                self._refusal_cache.forget(caller)
+                refusals.by_key.pop(caller.digest, None)
                 self._outage_credit.record_admission(caller.account_id, plan, admission)
                 request_id, inbound, match, _, _, _, claim = request
                 admitted_call = AdmittedCall(

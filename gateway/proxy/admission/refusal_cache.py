@@ -42,17 +42,15 @@ class _Refusals:
 
 
 class RefusalCache:
-    """The refusals of one process by API key."""
+    """The refusals of one process; `by_key`, the digest of an API key, is empty while nobody is refused."""
 
     def __init__(self, monotonic: Callable[[], float] = monotonic_seconds) -> None:
         self._monotonic = monotonic
-        self._by_key: dict[bytes, _Refusals] = {}
+        self.by_key: dict[bytes, _Refusals] = {}
 
     def find(self, caller: Caller) -> tuple[Admission, Refused] | None:
         """The refusal that the caller gets again; None where Redis is to be asked."""
-        if not self._by_key:
-            return None
-        found = self._by_key.get(caller.digest)
+        found = self.by_key.get(caller.digest)
         if found is None or found.caller is not caller:
             return None
         instant = self._monotonic()
@@ -64,8 +62,7 @@ class RefusalCache:
 
     def forget(self, caller: Caller) -> None:
         """Drops what is known of a caller, to whom Redis says something else by now."""
-        if self._by_key:
-            self._by_key.pop(caller.digest, None)
+        self.by_key.pop(caller.digest, None)
 
     def record(self, caller: Caller, admission: Admission, refused: Refused) -> None:
         """Counts a refusal by Redis. Only windows count: no other limit tells a client how long to wait."""
@@ -73,7 +70,7 @@ class RefusalCache:
             self.forget(caller)
             return
         instant = self._monotonic()
-        found = self._by_key.get(caller.digest)
+        found = self.by_key.get(caller.digest)
         if found is None or found.caller is not caller or instant - found.window_start >= WINDOW_SECONDS:
             found = self._start(caller, instant)
         found.count += 1
@@ -83,7 +80,7 @@ class RefusalCache:
             found.cached_until = instant + CACHED_SECONDS
 
     def _start(self, caller: Caller, instant: float) -> _Refusals:
-        if len(self._by_key) >= MAX_CALLERS:
-            self._by_key.clear()
-        refusals = self._by_key[caller.digest] = _Refusals(caller, instant)
+        if len(self.by_key) >= MAX_CALLERS:
+            self.by_key.clear()
+        refusals = self.by_key[caller.digest] = _Refusals(caller, instant)
         return refusals

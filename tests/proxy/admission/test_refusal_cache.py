@@ -123,7 +123,7 @@ async def test_refusal_cache_is_bounded(clock: Clock, caller: Caller, monkeypatc
     refusals = RefusalCache(monotonic=clock)
     for number in range(10):
         refuse(refusals, replace(caller, digest=b"%d" % number), REFUSALS_TO_CACHE)
-        assert len(refusals._by_key) <= 3
+        assert len(refusals.by_key) <= 3
 
 
 async def test_repeated_refusals_come_from_the_cache_without_asking_redis(
@@ -142,12 +142,15 @@ async def test_repeated_refusals_come_from_the_cache_without_asking_redis(
     assert len(set(asked)) == REFUSALS_TO_CACHE + 1, "only Redis knows whether it is a repeat"
 
 
-async def test_admission_clears_the_refusal_cache(data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    forgotten = list[Caller]()
-    monkeypatch.setattr(data_plane.handler._admission._refusal_cache, "forget", forgotten.append)
-    account = await data_plane.create_account()
+async def test_admission_clears_the_refusal_cache(data_plane: DataPlane) -> None:
+    account, cache = await data_plane.create_account(), data_plane.handler._admission._refusal_cache
     assert (await data_plane.get(account)).status_code == 200
-    assert [caller.principal.key.id for caller in forgotten] == [account.key_id]
+    callers = data_plane.handler._principals._callers.values()
+    caller = next(each for each in callers if each.principal.key.id == account.key_id)
+    cache.record(caller, Admission(Verdict.RATE_LIMITED), Refused(Refusal.RATE_LIMITED, "Wait."))
+    assert caller.digest in cache.by_key
+    assert (await data_plane.get(account)).status_code == 200
+    assert caller.digest not in cache.by_key
 
 
 def _stable_parts(answer: httpx.Response) -> tuple[dict[str, Any], list[str | None]]:
