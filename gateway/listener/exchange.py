@@ -49,7 +49,8 @@ class Connection(Protocol):
 class Exchange:
     """`is_disconnected`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
 
-    The application may keep a value in `application_slot`: it is the same for as long as the client repeats its fields.
+    The application may keep a value in `application_slot`: it is the same for as long as the client repeats its fields,
+    but for `varying_fields`, which are those of this request.
     Whatever the response is, it carries `added_fields` besides its own.
     """
 
@@ -75,6 +76,7 @@ class Exchange:
         "keeps_alive",
         "on_disconnect",
         "task",
+        "varying_fields",
     )
 
     def __init__(self, connection: Connection, head: RequestHead) -> None:
@@ -85,6 +87,7 @@ class Exchange:
         self.task: asyncio.Task[Any] | None = None
         self.keeps_alive = head.keeps_alive
         self.application_slot = head.application_slot
+        self.varying_fields = head.varying
         self.is_received = head.body_length == 0
         self.awaits_body = False
         self.is_started = False

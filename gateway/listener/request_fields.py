@@ -6,6 +6,7 @@ Fields with anything but letters, digits and dashes in their name are dropped, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -49,6 +50,9 @@ _SINGLETONS = frozenset(
 )
 
 
+# What proxies and client libraries make for each request; none of them goes on to an upstream as it came.
+VARYING = frozenset((b"content-length", b"traceparent", b"tracestate", b"x-forwarded-for", b"x-request-id"))
+
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
@@ -66,9 +70,38 @@ class RequestFields(NamedTuple):
     closes: bool
 
 
-def parse(head: bytes, start: int, max_fields: int) -> RequestFields:
-    """Reads the field lines of a whole head, which begin at `start`; raises RequestError."""
-    lines = head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
+def split(head: bytes, start: int) -> list[bytes]:
+    """The field lines of a whole head, which begin at `start`."""
+    return head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
+
+
+def vary(lines: Sequence[bytes], last_lines: Sequence[bytes], last: Sequence[Header]) -> list[Header] | None:
+    """The headers of lines that differ from the last ones in VARYING fields only; None for any other lines.
+
+    `last` are the headers of the last lines, one of each.
+    """
+    if len(lines) != len(last_lines) or not lines:
+        return None
+    headers = list(last)
+    for place, line in enumerate(lines):
+        if line != last_lines[place]:
+            name = headers[place][0]
+            end = len(name) + 1
+            if name not in VARYING or line[:end].lower() != name + b":" or has_control(line[end:]):
+                return None
+            headers[place] = name, line[end:].strip(b" \t")
+    return headers
+
+
+def varying(headers: Sequence[Header]) -> dict[bytes, bytes] | None:
+    """The VARYING fields by name; None where one is given twice."""
+    found = [field for field in headers if field[0] in VARYING]
+    by_name = dict(found)
+    return by_name if len(by_name) == len(found) else None
+
+
+def parse(lines: list[bytes], max_fields: int) -> RequestFields:
+    """Reads the field lines of a head; raises RequestError."""
     if len(lines) > max_fields and len(lines := _with_one_cookie_field(lines)) > max_fields:
         raise RequestError("headers_too_large", f"The request has more than {max_fields} header fields.")
     headers: list[Header] = []

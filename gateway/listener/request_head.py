@@ -55,7 +55,8 @@ class RequestHead(NamedTuple):
     """One request's head. `body_length` is in bytes, None for a chunked body; names in `headers` are lower-case.
 
     `raw` is the head as received, and `block` its field lines; both are empty where they must be read again even if the
-    same bytes come again.
+    same bytes come again. `lines` are the field lines that `headers` were read of, one each, and `varying` those fields
+    that may vary while the application slot stays; both are empty where none may.
     """
 
     raw: bytes
@@ -69,6 +70,8 @@ class RequestHead(NamedTuple):
     expects_continue: bool
     block: bytes
     application_slot: ApplicationSlot
+    lines: list[bytes]
+    varying: dict[bytes, bytes]
 
 
 def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
@@ -81,15 +84,18 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
     method, target, minor = line.groups()
     is_http_1_0 = minor == b"0"
     raw_path, _, query = target.partition(b"?")
-    block = head[line.end() :]
-    if last is not None and block == last.block and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
-        return RequestHead(_if_short(head), method.decode(), raw_path, query, *last[4:])
-    found = request_fields.parse(head, line.end(), MAX_FIELDS)
+    block, lines = head[line.end() :], request_fields.split(head, line.end())
+    if last is not None and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
+        repeated = last if block == last.block else _vary(last, lines, block)
+        if repeated is not None:
+            return RequestHead(_if_short(head), method.decode(), raw_path, query, *repeated[4:])
+    found = request_fields.parse(lines, MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
     if target[0] != 0x2F:
         raw_path, _, query = _origin_form(target, found).partition(b"?")
         block = b""  # its Host is not the one that counts
     block = _if_short(block)
+    varying = request_fields.varying(found.headers) if block and len(found.headers) == len(lines) else None
     return RequestHead(
         _if_short(head) if block else b"",
         method.decode(),
@@ -102,7 +108,23 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
         _expects_continue(found.single, is_http_1_0=is_http_1_0),
         block,
         ApplicationSlot(),
+        [] if varying is None else lines,
+        varying or {},
     )
+
+
+def _vary(last: RequestHead, lines: list[bytes], block: bytes) -> RequestHead | None:
+    """The head with other VARYING fields than the last one, under the same request line; None where more differs."""
+    headers = request_fields.vary(lines, last.lines, last.headers)
+    varying = None if headers is None else request_fields.varying(headers)
+    if headers is None or varying is None:
+        return None
+    body_length = last.body_length
+    if (length := varying.get(b"content-length")) is not None:
+        if not is_content_length(length):
+            return None
+        body_length = int(length)
+    return last._replace(headers=headers, body_length=body_length, block=_if_short(block), lines=lines, varying=varying)
 
 
 def _if_short(read: bytes) -> bytes:

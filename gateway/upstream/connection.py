@@ -221,9 +221,8 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, response: Response, head: ResponseHead | None, *, is_clean: bool) -> None:
         if head is None:
             raise AssertionError("a finished response has a head")
-        transport = self._transport
-        is_idle = is_clean and self._sent and transport is not None and not transport.get_write_buffer_size()
-        reusable = head.keep_alive and is_idle and not self.closed
+        unsent_bytes = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        reusable = head.keep_alive and is_clean and self._sent and not self.closed and not unsent_bytes
         self.response = None
         self.keep_alive_seconds = head.keep_alive_seconds
         if head.raw:

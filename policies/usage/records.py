@@ -159,10 +159,13 @@ def route_columns(*, endpoint: str, method: str, path: str, usage_type: str) -> 
     return _join((endpoint, method, path, usage_type))
 
 
-def client_columns(
-    *, language_code: str, category: str, batch_id: str, client_ip: str | None, client_request_id: Column
-) -> str:
-    return _join((language_code, category, batch_id, client_ip, client_request_id))
+def label_columns(*, language_code: str, category: str, batch_id: str) -> str:
+    return _join((language_code, category, batch_id))
+
+
+def client_columns(labels: str, *, client_ip: str, client_request_id: str | None) -> str:
+    """`labels` are columns joined beforehand; "" is no address."""
+    return f"{labels}\t{client_ip or NULL}\t{NULL if client_request_id is None else client_request_id}"
 
 
 def suffix(

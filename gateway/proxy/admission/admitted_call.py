@@ -80,11 +80,12 @@ def build_admission_request(
     """`key_digest` is that of the request's Idempotency-Key; its body was read then."""
     cache = inbound.cache
     if body is not None and body.asked.texts:
-        columns = _client_columns(inbound, body.asked.texts)
-    elif cache.client_columns is not None:
-        columns = cache.client_columns
+        labels = _label_columns(inbound, body.asked.texts)
+    elif cache.label_columns is not None:
+        labels = cache.label_columns
     else:
-        columns = cache.client_columns = _client_columns(inbound, {})
+        labels = cache.label_columns = _label_columns(inbound, {})
+    columns = records.client_columns(labels, client_ip=inbound.client_ip, client_request_id=inbound.client_request_id)
     if body is None:
         return AdmissionRequest(request_id, inbound, match, key, columns)
     claim = None if key_digest is None else claim_of(key_digest, inbound, body)
@@ -106,7 +107,7 @@ def render_record_prefix(request: AdmissionRequest, caller: Caller, quote: Quote
     )
 
 
-def _client_columns(inbound: Inbound, texts: Mapping[str, str]) -> str:
+def _label_columns(inbound: Inbound, texts: Mapping[str, str]) -> str:
     """Each comes from a header field, else from a member of a body that was read anyway."""
 
     def column(field: bytes, member: str) -> str:
@@ -115,10 +116,8 @@ def _client_columns(inbound: Inbound, texts: Mapping[str, str]) -> str:
             value = texts.get(member, "")[:MAX_TEXT_LENGTH] or None
         return records.text(value)
 
-    return records.client_columns(
+    return records.label_columns(
         language_code=column(b"x-language-code", "language_code"),
         category=column(b"x-category", "category"),
         batch_id=column(b"x-batch-id", "batch_id"),
-        client_ip=inbound.client_ip or None,
-        client_request_id=inbound.client_request_id,
     )

@@ -25,6 +25,7 @@ class Client(Protocol):
     on_disconnect: Callable[[], None] | None
     task: asyncio.Task[Any] | None  # that serves the request; None where the server does not say
     application_slot: InboundSlot | None
+    varying_fields: dict[bytes, bytes]  # that this request alone has, while the slot stays
 
     @property
     def answer(self) -> Callable[[int, HeaderBlock, bytes], None] | None:
@@ -47,6 +48,7 @@ class UnwatchedClient:
     on_disconnect: Callable[[], None] | None = None
     task: asyncio.Task[Any] | None = None
     application_slot: InboundSlot | None = None
+    varying_fields: dict[bytes, bytes] = {}  # noqa: RUF012 - nobody writes it
     answer: Callable[[int, HeaderBlock, bytes], None] | None = None
 
     def take_body(self) -> bytes | None:

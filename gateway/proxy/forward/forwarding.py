@@ -278,12 +278,10 @@ def render_request_fields(
         for name in destination.header_names:
             if b"\n" + name + b":" in b"\n" + end_to_end:
                 end_to_end = _without(end_to_end, name)
-        cache.request_block = header_block(
-            end_to_end + identity_block + inbound.forwarded_headers + destination.header_block
-        )
+        cache.request_block = header_block(end_to_end + identity_block + destination.header_block)
         cache.has_host = has_host(cache.request_block)
         cache.identity_block, cache.destination = identity_block, destination
-    return HeaderBlock(cache.request_block + request_block(inbound, request_id))
+    return HeaderBlock(cache.request_block + inbound.forwarded_headers + request_block(inbound, request_id))
 
 
 def _without_length(headers: Sequence[Header]) -> list[Header]:

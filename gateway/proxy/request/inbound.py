@@ -59,13 +59,14 @@ _READ = frozenset(
         b"sec-websocket-version",
     }
 )
+_NOTHING_VARIES: dict[bytes, bytes] = {}  # nobody writes it
 _COOKIES, _DROPPED, _WITHHELD = Passage.COOKIES, Passage.DROPPED, Passage.WITHHELD
 # W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
 class InboundSlot(Protocol):
-    """Where a connection keeps the last request, for as long as its client repeats the same fields."""
+    """Where a connection keeps the last request, for as long as its client repeats all fields but the varying ones."""
 
     value: Inbound | None
 
@@ -82,16 +83,16 @@ class ConnectionCache:
     """What stays the same from one request of a connection to the next, for as long as its fields do.
 
     `request_block` holds the fields towards the upstream, rendered for the caller of `identity_block` and for
-    `destination`, and `has_host` is whether Host is one. `client_columns` are the columns of records that come from the
-    fields.
+    `destination`, and `has_host` is whether Host is one. `label_columns` are the columns of records that the client
+    fills by fields.
     """
 
-    __slots__ = ("client_columns", "destination", "has_host", "identity_block", "key", "key_digest", "request_block")
+    __slots__ = ("destination", "has_host", "identity_block", "key", "key_digest", "label_columns", "request_block")
 
     def __init__(self) -> None:
         self.key: bytes | None = None
         self.key_digest: bytes | None = None
-        self.client_columns: str | None = None
+        self.label_columns: str | None = None
         self.identity_block: bytes | None = None
         self.destination: object = None
         self.request_block = header_block(b"")
@@ -101,9 +102,10 @@ class ConnectionCache:
 class Inbound(NamedTuple):
     """One request as the gateway reads it. Requests that repeat their fields share all but the first line.
 
-    `fields` holds what the gateway acts on, by lower-cased name. `end_to_end` is the block of the client's fields that
-    are forwarded, `forwarded_headers` that of X-Forwarded-* and Via. An upstream must allow `withheld` fields by name,
-    and `credentials`, which are meant for it, as such. `content_length` is None for a chunked body.
+    `varying` are the fields that may differ while the client repeats all others, as the listener tells them. `fields`
+    holds what the gateway acts on, by lower-cased name. `end_to_end` is the block of the client's fields that are
+    forwarded, `forwarded_headers` that of X-Forwarded-* and Via. An upstream must allow `withheld` fields by name, and
+    `credentials`, which are meant for it, as such. `content_length` is None for a chunked body.
     """
 
     method: str
@@ -126,6 +128,7 @@ class Inbound(NamedTuple):
     sent_keys: SentKeys
     key_form: KeyForm
     cache: ConnectionCache
+    varying: dict[bytes, bytes]
 
     @property
     def target(self) -> bytes:
@@ -151,20 +154,23 @@ def read_request(
     trusted_proxies: Sequence[Network] = (),
     slot: InboundSlot | None = None,
     *,
+    varying: dict[bytes, bytes] = _NOTHING_VARIES,
     key_form: KeyForm = DEFAULT_FORM,
 ) -> Inbound:
-    """Reads an ASGI HTTP scope; of a client that repeats its fields only the first line."""
+    """Reads an ASGI HTTP scope; of a client that repeats its fields only the first line and what varies."""
     known = None if slot is None else slot.value
+    if slot is not None and known is not None and varying is not known.varying and varying != known.varying:
+        known = slot.value = _vary(known, varying, trusted_proxies)
     query = scope["query_string"]
     if query and key_form.is_in(query):
         query, keys = take_from_query(query, key_form)
-        return _read(scope, trusted_proxies, query=query, keys_in_query=keys, key_form=key_form)
+        return _read(scope, trusted_proxies, query=query, keys_in_query=keys, key_form=key_form, varying=varying)
     if known is not None:
         method, raw_path = scope["method"], scope["raw_path"]
         if raw_path == known.raw_path and method == known.method and query == known.query:
             return known
         return Inbound(method, raw_path, query, *known[3:])
-    inbound = _read(scope, trusted_proxies, query=query, keys_in_query=frozenset(), key_form=key_form)
+    inbound = _read(scope, trusted_proxies, query=query, keys_in_query=frozenset(), key_form=key_form, varying=varying)
     # A key among the subprotocols is good for some routes only, so it is looked for in each request.
     if slot is not None and not inbound.sent_keys.in_subprotocols:
         slot.value = inbound
@@ -248,6 +254,7 @@ def _read(
     query: bytes,
     keys_in_query: frozenset[bytes],
     key_form: KeyForm,
+    varying: dict[bytes, bytes],
 ) -> Inbound:
     fields, end_to_end, withheld, key_fields, keys_in_subprotocols = _sort_fields(scope["headers"], key_form)
     sent_keys = sort_keys(key_fields, key_form, in_query=keys_in_query, in_subprotocols=keys_in_subprotocols)
@@ -278,6 +285,27 @@ def _read(
         sent_keys=sent_keys,
         key_form=key_form,
         cache=ConnectionCache(),
+        varying=varying,
+    )
+
+
+def _vary(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence[Network]) -> Inbound | None:
+    """The request with these fields in place of the ones that varied; None where one holds a key."""
+    if known.key_form.is_in(b"\n".join(varying.values())):
+        return None
+    fields, client_ip, forwarded, trace = known.fields | varying, known.client_ip, known.forwarded_headers, None
+    if known.is_from_trusted_proxy:
+        client_ip, trace = client_address(known.peer, fields, trusted_proxies), _trace(fields)
+        forwarded = _forwarded_headers(fields, client_ip, scheme=known.scheme, proxy=known.peer)
+    sent_id = fields.get(b"x-request-id")
+    return known._replace(
+        client_ip=client_ip,
+        fields=fields,
+        forwarded_headers=forwarded,
+        trace=trace,
+        client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
+        content_length=_length(fields),
+        varying=varying,
     )
 
 
