@@ -127,23 +127,20 @@ def payment_workers(config: Config, database: Database, providers: dict[str, Pro
     if not providers:
         return ()
     from gateway.workers.billing.key_permissions import KeyPermissionWorker
-    from gateway.workers.billing.payment_pauses import PaymentPauseWorker
     from gateway.workers.billing.price_checks import PriceCheckWorker
-    from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
+    from gateway.workers.billing.provider_instructions import ProviderInstructionWorker
     from gateway.workers.billing.provider_poller import ProviderPoller
     from gateway.workers.billing.webhook_processor import WebhookProcessor
 
     interval = timedelta(seconds=config.billing.poll_interval_seconds)
     pollers = (ProviderPoller(database, provider, interval=interval) for provider in providers.values())
-    cancellations = (ProviderCancellationWorker(database, provider) for provider in providers.values())
-    pauses = (PaymentPauseWorker(database, provider) for provider in providers.values())
+    instructions = (ProviderInstructionWorker(database, provider) for provider in providers.values())
     return (
         WebhookProcessor(database, providers),
         KeyPermissionWorker(providers.values()),
         PriceCheckWorker(database, providers, packs=config.billing.packs),
         *pollers,
-        *cancellations,
-        *pauses,
+        *instructions,
         *_usage_reporters(database, providers),
     )
 

@@ -6,7 +6,7 @@ from gateway.clock import now
 from gateway.ledger.accounts import erasure
 from gateway.ledger.accounts.users import User
 from gateway.ledger.subscriptions import subscriptions
-from gateway.workers.billing.provider_cancellation import ProviderCancellationWorker
+from gateway.workers.billing.provider_instructions import ProviderInstructionWorker
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
@@ -23,7 +23,7 @@ from tests.payments.test_stripe_lifecycle import (
 async def test_cancellation_of_a_deleted_account_waits_for_the_provider(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-    cancellation = ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider)
+    cancellation = ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider)
     stripe_stack.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
     user, other = await stripe_stack.create_user(), await stripe_stack.create_user()
     remote, other_remote = (
@@ -54,7 +54,7 @@ async def test_cancellation_covers_a_payment_after_the_account_was_deleted(
     fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
     await deliver_all(stripe_stack, fake_stripe)
     assert await subscription_status(stripe_stack, user) == "active"
-    await ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider).run_once()
+    await ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider).run_once()
     assert await subscription_status(stripe_stack, user) == "canceled"
     assert [each["status"] for each in fake_stripe.objects.values() if each["object"] == "subscription"] == ["canceled"]
 
@@ -65,7 +65,7 @@ async def test_cancellation_of_a_subscription_that_the_provider_lacks_ends_it_he
     user = await stripe_stack.create_user()
     del fake_stripe.objects[await subscribe_and_pay(stripe_stack, fake_stripe, user)]
     await delete_account(stripe_stack, user)
-    await ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider).run_once()
+    await ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider).run_once()
     assert await subscription_status(stripe_stack, user) == "canceled"
 
 
@@ -76,7 +76,7 @@ async def test_cancellation_is_at_period_end_where_the_provider_knows_no_other(
     user = await lemon_squeezy_stack.create_user()
     remote = await lemon_squeezy_subscription(lemon_squeezy_stack, fake_lemon_squeezy, user)
     await delete_account(lemon_squeezy_stack, user)
-    await ProviderCancellationWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider).run_once()
+    await ProviderInstructionWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider).run_once()
     assert remote["attributes"]["cancelled"] is True
     assert (await current_subscription(lemon_squeezy_stack, user)).cancel_at_period_end
 
@@ -96,7 +96,7 @@ async def test_cancellation_of_the_superseded_one_of_two_paid_subscriptions(
     state = await stripe_stack.billing_state(user)
     assert (state.granted, len(state.payments)) == (100 + 1000 + 100, 3)
 
-    cancellation = ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider)
+    cancellation = ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider)
     await cancellation.run_once()
     assert [fake_stripe.objects[each]["status"] for each in (earlier, later)] == ["canceled", "active"]
     await deliver_all(stripe_stack, fake_stripe)
@@ -122,7 +122,7 @@ async def test_cancellation_of_a_plan_bought_twice_allows_the_refund_of_one_paym
     state = await stripe_stack.billing_state(user)
     assert (state.granted, [row[1] for row in state.payments]) == (2000, ["completed"] * 2)
 
-    await ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider).run_once()
+    await ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider).run_once()
     await deliver_all(stripe_stack, fake_stripe)
     assert sorted(fake_stripe.objects[each]["status"] for each in (one, other)) == ["active", "canceled"]
     for row in await stripe_stack.payments(user):
@@ -141,7 +141,7 @@ async def test_cancellation_leaves_one_subscription_of_a_checkout_paid_twice(
     both = [fake_lemon_squeezy.pay_checkout(checkout) for _ in range(2)]
     await deliver_all_of_lemon_squeezy(lemon_squeezy_stack, fake_lemon_squeezy)
     assert await lemon_squeezy_stack.event_reasons("failed") == []
-    await ProviderCancellationWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider).run_once()
+    await ProviderInstructionWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider).run_once()
     await deliver_all_of_lemon_squeezy(lemon_squeezy_stack, fake_lemon_squeezy)
     assert sorted((await statuses(lemon_squeezy_stack, user)).values()) == ["active", "canceled"]
     assert sorted(each["attributes"]["cancelled"] for each in both) == [False, True]
@@ -160,7 +160,7 @@ async def test_superseded_subscription_gives_no_access_until_its_period_ends(
     await deliver_all_of_lemon_squeezy(lemon_squeezy_stack, fake_lemon_squeezy)
     later = fake_lemon_squeezy.pay_checkout(checkouts[1])
     await deliver_all_of_lemon_squeezy(lemon_squeezy_stack, fake_lemon_squeezy)
-    cancellation = ProviderCancellationWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider)
+    cancellation = ProviderInstructionWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider)
     await cancellation.run_once()
     assert [each["attributes"]["cancelled"] for each in (earlier, later)] == [True, False]
     await deliver_all_of_lemon_squeezy(lemon_squeezy_stack, fake_lemon_squeezy)
@@ -180,7 +180,7 @@ async def test_cancellation_asks_once_for_a_superseded_subscription_that_the_pro
         fake_stripe.pay_checkout(checkout)
         await deliver_all(stripe_stack, fake_stripe)
     del fake_stripe.objects[fake_stripe.objects[checkouts[0]]["subscription"]]
-    cancellation = ProviderCancellationWorker(stripe_stack.database, stripe_stack.provider)
+    cancellation = ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider)
     await cancellation.run_once()
     asked = len(fake_stripe.requests)
     await cancellation.run_once()

@@ -22,9 +22,9 @@ from policies.billing.issuing import to_json
 async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
     """Empties the user, revokes its keys and tokens, and ends its subscription at once.
 
-    A subscription that a provider bills stays until the provider has ended it: `to_end_at_provider` lists it. Another
-    is invoiced to the end, in the name of the buyer; issued invoices keep theirs. The operator's system gets a
-    notification with the id alone. Raises NotFound for an unknown or deleted user.
+    A subscription that a provider bills stays until the provider has ended it, which it is told to. Another is invoiced
+    to the end, in the name of the buyer; issued invoices keep theirs. The operator's system gets a notification with
+    the id alone. Raises NotFound for an unknown or deleted user.
     """
     buyer = None if await users.get(connection, user_id) is None else await invoices.get_buyer(connection, user_id)
     await users.delete(connection, user_id)

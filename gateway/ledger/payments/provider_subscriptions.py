@@ -2,7 +2,7 @@
 
 A superseded subscription is the exception: another subscription of the account took its place, so it has ended here
 whatever the provider says, and must be cancelled there. Its metadata name the other one (`superseded_by`), and say
-`is_billed` as long as the provider keeps charging for it.
+`is_billed` as long as the provider keeps charging for it. One that an operator paused stays paused, until it ends.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ async def sync_from_provider(
         return await _sync_superseded(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
     if status in (SubscriptionStatus.PAST_DUE, SubscriptionStatus.PAUSED) and _is_over(before):
         status = before.status
+    if before.paused_here and status in CURRENT_STATUSES:
+        status = SubscriptionStatus.PAUSED
     if status in CURRENT_STATUSES:
         await _supersede_others(connection, before, now=now)
     changes = state_columns(state_from_provider(status, is_ending=cancel_at_period_end))
@@ -120,46 +122,6 @@ async def _settle_advance(
     elif settlement is Settlement.UNPAID:
         await advances.take_back(connection, synced, actor=actor)
         await expiry.wait_no_longer(connection, synced.id, now=now)
-
-
-async def list_to_cancel(connection: AsyncConnection, *, provider: str, limit: int) -> list[StoredSubscription]:
-    """Subscriptions, in random order, that the provider charges for although the account is deleted or uses another."""
-    found = await connection.scalars(_TO_CANCEL, {"provider": provider, "limit": limit})
-    return [await get_existing(connection, subscription_id) for subscription_id in found]
-
-
-# Derived from the subscription's state, so one that is paid for after the user's deletion is found too.
-_TO_CANCEL = text(f"""
-    SELECT s.id FROM subscriptions s JOIN users u ON u.id = s.user_id
-     WHERE s.provider = :provider AND s.provider_subscription_id IS NOT NULL
-       AND (u.deleted_at IS NOT NULL AND s.{CURRENT} AND NOT s.cancel_at_period_end
-            OR s.metadata @> '{{"is_billed": true}}')
-     ORDER BY random() LIMIT :limit
-""")  # noqa: S608 - composed of constants
-
-
-async def list_to_pause(
-    connection: AsyncConnection, *, provider: str, limit: int
-) -> list[tuple[StoredSubscription, bool]]:
-    """Subscriptions, in random order, and whether their payments are to be paused (True) or resumed at the provider."""
-    rows = (await connection.execute(_TO_PAUSE, {"provider": provider, "limit": limit})).all()
-    return [(await get_existing(connection, row.id), row.pauses) for row in rows]
-
-
-async def record_pause(connection: AsyncConnection, subscription_id: UUID, *, is_paused: bool) -> None:
-    found = subscriptions.c.metadata
-    changes = {"metadata": _metadata_with(**{_PAUSED: True}) if is_paused else found.op("-")(_PAUSED)}
-    await connection.execute(update_rows(subscriptions).where(subscriptions.c.id == subscription_id).values(changes))
-
-
-# In the metadata: the gateway has paused its payments. The state of the account decides.
-_PAUSED = "payments_paused"
-_TO_PAUSE = text(f"""
-    SELECT s.id, u.status = 'suspended' AS pauses FROM subscriptions s JOIN users u ON u.id = s.user_id
-     WHERE s.provider = :provider AND s.provider_subscription_id IS NOT NULL AND s.{CURRENT}
-       AND u.deleted_at IS NULL AND (u.status = 'suspended') <> (s.metadata ? '{_PAUSED}')
-     ORDER BY random() LIMIT :limit
-""")  # noqa: S608 - composed of constants
 
 
 def _is_over(before: StoredSubscription) -> bool:

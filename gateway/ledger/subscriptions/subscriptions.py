@@ -16,7 +16,7 @@ from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, page_by_time, value
 from gateway.ledger.db.tables import notices, subscription_plans, subscriptions
-from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES, WAS_BEGUN
+from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES, PAUSED_HERE, PAYMENTS_PAUSED, WAS_BEGUN
 from policies.billing.news import CHANGED, MAILED, TRIAL_ENDS, SubscriptionFacts, news
 from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEvent
 from policies.billing.subscriptions import transition as next_state
@@ -38,7 +38,8 @@ class StoredSubscription:
     """`plan_version` is the version that the subscription is on: its plan's, unless it is pinned (`keeps_version`).
 
     `next_plan_id` and `next_quantity` apply with the next period; None without a scheduled change. `superseded_by` is
-    the subscription that took its place while a provider billed both.
+    the subscription that took its place while a provider billed both. `paused_here`: an operator paused it, which its
+    provider need not know; `payments_paused`: the provider charges nothing meanwhile.
     """
 
     id: UUID
@@ -59,6 +60,8 @@ class StoredSubscription:
     trial_end: datetime | None
     past_due_since: datetime | None
     superseded_by: str | None
+    paused_here: bool
+    payments_paused: bool
     next_plan_id: str | None
     next_quantity: int | None
     credits_withheld: str | None
@@ -90,7 +93,8 @@ _OF_PLAN = (
 )
 _IN_FORCE = case((subscriptions.c.keeps_version, subscriptions.c.plan_version), else_=_OF_PLAN).label("plan_version")
 _SUPERSEDED_BY = subscriptions.c.metadata["superseded_by"].astext.label("superseded_by")
-_MADE = {"plan_version": _IN_FORCE, "superseded_by": _SUPERSEDED_BY}
+_MARKS = {name: subscriptions.c.metadata.has_key(name).label(name) for name in (PAUSED_HERE, PAYMENTS_PAUSED)}
+_MADE = {"plan_version": _IN_FORCE, "superseded_by": _SUPERSEDED_BY, **_MARKS}
 _COLUMNS = [
     _MADE[each.name] if each.name in _MADE else subscriptions.c[each.name] for each in fields(StoredSubscription)
 ]

@@ -35,7 +35,13 @@ async def change_plan(page: Operator) -> Response:
         return await _act(page, "plan", lambda: page.api.post("/subscriptions", body, once=page.once), "It has begun.")
     body = {"plan_id": plan_id, "at_period_end": form.is_checked("at_period_end"), "reason": form.text("reason")}
     path = f"/subscriptions/{current['id']}/change"
-    return await _act(page, "plan", lambda: page.api.post(path, body, once=page.once), "The plan has changed.")
+    return await _act(page, "plan", lambda: page.api.post(path, body, once=page.once), _plan_change)
+
+
+def _plan_change(changed: Any) -> str:
+    if changed["confirmation_url"] is None:
+        return "The plan has changed."
+    return f"The plan changes once the customer has confirmed the payment at {changed['confirmation_url']}"
 
 
 @pages.post("/accounts/{user_id}/suspend")
@@ -96,9 +102,11 @@ def _reason(page: Operator) -> dict[str, Any]:
     return {"reason": page.form.text("reason")}
 
 
-async def _act(page: Operator, action: str, call: Callable[[], Awaitable[Any]], done: str) -> Response:
+async def _act(
+    page: Operator, action: str, call: Callable[[], Awaitable[Any]], done: str | Callable[[Any], str]
+) -> Response:
     """Back to the account's page; with the form as it was sent where the API refuses."""
-    await page.submit(call)
+    answer = await page.submit(call)
     if page.form.errors or page.form.message:
         return await account_page(page, status=page.form.status, action=action)
-    return page.visit.redirect(f"/accounts/{id_in_path(page)}", done)
+    return page.visit.redirect(f"/accounts/{id_in_path(page)}", done if isinstance(done, str) else done(answer))

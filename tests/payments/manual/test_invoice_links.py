@@ -10,12 +10,12 @@ import pytest
 from gateway import clock
 from gateway.api.account.billing import invoice_links
 from gateway.ledger.accounts.users import User
+from tests.payments.operator.conftest import admin_client
 from tests.payments.payment_stack import PaymentStack
-from tests.payments.stripe.test_suspended_accounts import operator
 
 
 async def an_invoice(stack: PaymentStack, user: User) -> str:
-    async with operator(stack) as client:
+    async with admin_client(stack) as client:
         body = {"user_id": str(user.id), "plan_id": "pro"}
         begun = await client.post("/admin/v1/subscriptions", json=body)
         assert begun.status_code == 201, begun.text

@@ -10,8 +10,8 @@ from gateway.ledger.accounts.users import User
 from gateway.workers.billing.renewals import TrialNoticeWorker
 from tests.ledger.make import list_notifications
 from tests.payments.fake_stripe import FakeStripe
+from tests.payments.operator.conftest import admin_client
 from tests.payments.payment_stack import PaymentStack, only
-from tests.payments.stripe.test_suspended_accounts import operator
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
 
 
@@ -64,7 +64,7 @@ async def test_plan_that_was_paid_for_twice_is_told_and_listed(
     await deliver_all(stripe_stack, fake_stripe)  # nothing else becomes known by it
     assert (await told(stripe_stack, user)).count("subscription.paid_twice *") == 1
     kept = await current_subscription(stripe_stack, user)
-    async with operator(stripe_stack) as client:
+    async with admin_client(stripe_stack) as client:
         query = {"superseded": "true", "user_id": str(user.id)}
         (listed,) = (await client.get("/admin/v1/subscriptions", params=query)).json()["data"]
         assert (listed["plan_id"], listed["superseded_by"]) == ("basic", str(kept.id))
@@ -90,7 +90,7 @@ async def test_payment_of_long_before_is_no_news(stripe_stack: PaymentStack, fak
 
 async def test_end_of_a_trial_is_told_three_days_before(stripe_stack: PaymentStack) -> None:
     user = await stripe_stack.create_user()
-    async with operator(stripe_stack) as client:
+    async with admin_client(stripe_stack) as client:
         changed = await client.patch("/admin/v1/plans/pro", json={"trial_period_days": 14})
         assert changed.status_code == 200, changed.text
         body = {"user_id": str(user.id), "plan_id": "pro", "trial": True}
@@ -111,7 +111,7 @@ async def test_other_price_is_told_to_those_who_will_pay_it(
     """Not to those whom Stripe goes on charging as before, nor for a change of wording."""
     own, billed = await stripe_stack.create_user(), await stripe_stack.create_user()
     await subscribe_and_pay(stripe_stack, fake_stripe, billed)
-    async with operator(stripe_stack) as client:
+    async with admin_client(stripe_stack) as client:
         body = {"user_id": str(own.id), "plan_id": "pro"}
         assert (await client.post("/admin/v1/subscriptions", json=body)).status_code == 201
         end = (await current_subscription(stripe_stack, own)).current_period_end

@@ -15,6 +15,7 @@ from gateway.ledger.accounts.users import User
 from policies.model import PastDue, Refused
 from tests.payments.conftest import STRIPE_SECRETS
 from tests.payments.fake_stripe import FakeStripe, Object, signed
+from tests.payments.operator.conftest import call, instruct
 from tests.payments.payment_stack import GRACE, PaymentStack, only
 from tests.payments.stripe.test_past_due import admitted, buy_pack, change_terms, end_grace
 from tests.payments.stripe.test_scheduled_changes import ask
@@ -184,6 +185,29 @@ async def resumed(case: Case) -> None:
     await case.stack.provider.resume(case.subscription_id)
 
 
+async def paused(case: Case) -> None:
+    await call(case.stack, case.user, "pause")
+    await instruct(case.stack)
+
+
+async def paused_for_long(case: Case) -> None:
+    await paused(case)
+    await case.renew(succeeds=True)
+
+
+async def unpaused(case: Case) -> None:
+    await paused_for_long(case)
+    await call(case.stack, case.user, "resume")
+    await instruct(case.stack)
+    case.world.renew(case.subscription_id)
+
+
+async def upgraded_by_operator(case: Case) -> None:
+    await call(case.stack, case.user, "change", plan_id="basic", at_period_end=True)
+    await case.renew(succeeds=True)
+    await call(case.stack, case.user, "change", plan_id="pro")
+
+
 async def pack_bought(case: Case) -> None:
     await buy_pack(case.stack, case.world, case.user)
 
@@ -222,6 +246,10 @@ EVENTS: dict[str, Callable[[Case], Awaitable[None]]] = {
     "it is cancelled with its period": cancelled,
     "the cancellation is undone": resumed,
     "the last period ends": cancelled_over,
+    "an operator pauses it": paused,
+    "an operator pauses it, and the next period begins": paused_for_long,
+    "it is resumed after that, and the next payment falls due": unpaused,
+    "an operator schedules a plan of 9.99, and later changes it back at once": upgraded_by_operator,
     "100 credits are bought for 5.00": pack_bought,
     "the price rises to 39.99, and the next period is paid": price_raised,
 }

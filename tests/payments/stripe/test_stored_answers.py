@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from gateway.payments.provider import REFUSED, ProviderRefused
 from gateway.payments.stripe.calls import _to_customer
 from tests.payments.fake_stripe import FakeStripe
+from tests.payments.operator.conftest import admin_client
 from tests.payments.payment_stack import PaymentStack, only
-from tests.payments.stripe.test_suspended_accounts import operator
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
 
 
@@ -85,7 +85,7 @@ async def test_what_the_provider_says_of_its_objects_is_for_the_operator(
     remote = await subscribe_and_pay(stripe_stack, fake_stripe, user)
     found = await current_subscription(stripe_stack, user)
     del fake_stripe.objects[remote]
-    async with await stripe_stack.client_for(user) as customer, operator(stripe_stack) as admin:
+    async with await stripe_stack.client_for(user) as customer, admin_client(stripe_stack) as admin:
         for code, secret in (("payment_refused", remote), ("payment_unavailable", "Stripe")):
             with capture_logs() as logged:
                 told = (await customer.delete(f"/subscriptions/{found.id}")).json()

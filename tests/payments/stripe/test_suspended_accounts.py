@@ -1,14 +1,10 @@
-"""Whoever is suspended is charged nothing, and an operator ends what a provider bills."""
+"""Whoever is suspended is charged nothing."""
 
 from __future__ import annotations
 
-import httpx
-import pytest
-
 from gateway.ledger.accounts import users
 from gateway.ledger.accounts.users import User
-from gateway.workers.billing.payment_pauses import PaymentPauseWorker
-from tests.api.conftest import admin_app, client_of
+from gateway.workers.billing.provider_instructions import ProviderInstructionWorker
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
@@ -27,17 +23,10 @@ async def reactivate(stack: PaymentStack, user: User) -> None:
         await users.reactivate(connection, user.id)
 
 
-def operator(stack: PaymentStack) -> httpx.AsyncClient:
-    async def publish() -> None:
-        return None
-
-    return client_of(admin_app(stack.database, publish, missing={}, checkout_service=stack.checkout_service))
-
-
 async def test_suspended_customer_of_stripe_is_charged_nothing_until_the_account_is_reactivated(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-    worker = PaymentPauseWorker(stripe_stack.database, stripe_stack.provider)
+    worker = ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider)
     user, other = await stripe_stack.create_user(), await stripe_stack.create_user()
     subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
     others = await subscribe_and_pay(stripe_stack, fake_stripe, other)
@@ -68,7 +57,7 @@ async def test_suspended_customer_of_stripe_is_charged_nothing_until_the_account
 async def test_subscription_that_the_provider_lacks_is_asked_about_once(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-    worker = PaymentPauseWorker(stripe_stack.database, stripe_stack.provider)
+    worker = ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider)
     user = await stripe_stack.create_user()
     del fake_stripe.objects[await subscribe_and_pay(stripe_stack, fake_stripe, user)]
     await suspend(stripe_stack, user)
@@ -82,14 +71,14 @@ async def test_pause_that_the_seller_made_is_left_alone(stripe_stack: PaymentSta
     user = await stripe_stack.create_user()
     subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
     fake_stripe.objects[subscription_id]["pause_collection"] = {"behavior": "keep_as_draft"}
-    await PaymentPauseWorker(stripe_stack.database, stripe_stack.provider).run_once()
+    await ProviderInstructionWorker(stripe_stack.database, stripe_stack.provider).run_once()
     assert fake_stripe.objects[subscription_id]["pause_collection"] == {"behavior": "keep_as_draft"}
 
 
 async def test_suspended_customer_of_lemon_squeezy_is_charged_nothing_either(
     lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
 ) -> None:
-    worker = PaymentPauseWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider)
+    worker = ProviderInstructionWorker(lemon_squeezy_stack.database, lemon_squeezy_stack.provider)
     user = await lemon_squeezy_stack.create_user()
     remote = await lemon_squeezy_subscription(lemon_squeezy_stack, fake_lemon_squeezy, user)
     for change, pause, status in ((suspend, {"mode": "void"}, "paused"), (reactivate, None, "active")):
@@ -98,38 +87,3 @@ async def test_suspended_customer_of_lemon_squeezy_is_charged_nothing_either(
         assert remote["attributes"]["pause"] == pause
         await deliver_all_of_lemon_squeezy(lemon_squeezy_stack, fake_lemon_squeezy)
         assert (await current_subscription(lemon_squeezy_stack, user)).status == status
-
-
-@pytest.mark.parametrize("at_period_end", [True, False])
-async def test_operator_cancels_a_subscription_at_its_provider(
-    stripe_stack: PaymentStack, fake_stripe: FakeStripe, at_period_end: bool
-) -> None:
-    user = await stripe_stack.create_user()
-    remote = fake_stripe.objects[await subscribe_and_pay(stripe_stack, fake_stripe, user)]
-    found = await current_subscription(stripe_stack, user)
-    path = f"/admin/v1/subscriptions/{found.id}"
-    async with operator(stripe_stack) as client:
-        body = {"at_period_end": at_period_end, "reason": "fraud"}
-        answer = await client.post(f"{path}/cancel", json=body)
-        assert answer.status_code == 200, answer.text
-        shown = answer.json()
-        expected = ("active", True) if at_period_end else ("canceled", False)
-        assert (remote["status"], remote["cancel_at_period_end"]) == expected
-        assert (shown["status"], shown["cancel_at_period_end"]) == expected
-        audit = (await client.get("/admin/v1/audit-log", params={"entity_id": str(found.id)})).json()["data"][0]
-        assert (audit["action"], audit["reason"]) == ("subscriptions.cancel", "fraud")
-        answer = await client.post(f"{path}/undo-cancel")
-        assert answer.status_code == (200 if at_period_end else 409), answer.text
-        if at_period_end:
-            assert (remote["cancel_at_period_end"], answer.json()["cancel_at_period_end"]) == (False, False)
-        paused = await client.post(f"{path}/pause")
-        assert paused.status_code == 409, paused.text
-
-
-async def test_operator_cancels_a_checkout_that_nobody_paid(stripe_stack: PaymentStack) -> None:
-    user = await stripe_stack.create_user()
-    await stripe_stack.subscribe(user)
-    found = await current_subscription(stripe_stack, user)
-    async with operator(stripe_stack) as client:
-        answer = await client.post(f"/admin/v1/subscriptions/{found.id}/cancel", json={"at_period_end": False})
-    assert (answer.status_code, answer.json()["status"]) == (200, "canceled"), answer.text

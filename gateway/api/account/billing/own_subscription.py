@@ -6,7 +6,6 @@ It is changed there first; then the provider's state is applied, as after a webh
 from __future__ import annotations
 
 from datetime import datetime
-from functools import partial
 from typing import Literal
 from uuid import UUID
 
@@ -14,15 +13,15 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import DependenciesDep, Me
+from gateway.api.billed_subscriptions import fetch_state
 from gateway.api.schemas.pages import ResponseModel
 from gateway.ledger.catalogue import experiments, plans
-from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
+from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import NotFound
-from gateway.ledger.payments.provider_updates import apply_update, fetch_update
+from gateway.ledger.payments.provider_updates import apply_update
 from gateway.ledger.subscriptions import subscriptions
-from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import Provider
-from policies.billing.payments import ObjectKind, ObjectRef
 from policies.model import SubscriptionStatus
 
 
@@ -75,23 +74,9 @@ async def offered_plan(connection: AsyncConnection, me: Me, name: str) -> Stored
     return plan
 
 
-def is_free(terms: PlanTerms) -> bool:
-    return terms.price == 0 and terms.pricing_model in ("flat", "per_seat") and terms.overage is None
-
-
-def is_billed(subscription: StoredSubscription) -> bool:
-    """Whether a provider has it; a subscription that was never paid for exists here alone."""
-    return subscription.provider != MANUAL and subscription.provider_subscription_id is not None
-
-
-def remote_id(subscription: StoredSubscription) -> str:
-    return subscription.provider_subscription_id or ""
-
-
 async def sync(me: Me, dependencies: DependenciesDep, provider: Provider, found: StoredSubscription) -> OwnSubscription:
     """Applies what the provider has made of it. Raises ProviderUnavailable, ProviderRefused."""
-    fetch = partial(provider.fetch, ObjectRef(ObjectKind.SUBSCRIPTION, remote_id(found)))
-    update = await fetch_update(dependencies.database, provider, fetch)
+    update = await fetch_state(dependencies.database, provider, found)
     async with me.unit_of_work.change() as change:
         await apply_update(change.connection, update)
         after = shown(await get_own(change.connection, me, found.id))

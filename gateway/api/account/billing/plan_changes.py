@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -11,30 +10,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.billing.own_subscription import (
     OwnSubscription,
-    is_billed,
-    is_free,
     offered_plan,
     read_own,
-    remote_id,
     shown,
     sync,
 )
 from gateway.api.account.dependencies import DependenciesDep, Me
-from gateway.api.checkout import CheckoutService, CheckoutServiceDep, check_seats, plan_price_id
+from gateway.api.billed_subscriptions import change_at_provider, is_billed, is_free, undo_change_at_provider
+from gateway.api.checkout import CheckoutServiceDep, check_seats
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, PositiveCount
 from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
-from gateway.ledger.catalogue import plan_versions, plans, provider_prices
+from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, transition
-from gateway.payments.provider import PriceChange, SchedulingProvider
-from policies.billing.providers import PROVIDERS
 from policies.billing.subscriptions import SubscriptionEvent
-from policies.credits.allowances import has_seats
 
 router = APIRouter(prefix="/subscriptions", tags=["subscriptions"], responses=SIGNED_IN)
 
@@ -68,7 +62,16 @@ async def change_plan(
         plan = await _wanted(connection, me, found, name=body.plan_id)
     check_seats(plan, body.quantity)
     if is_billed(found):
-        return await _change_billed(me, dependencies, checkout_service, found, plan=plan, body=body)
+        confirmation_url = await change_at_provider(
+            dependencies.database,
+            checkout_service,
+            found,
+            plan=plan,
+            quantity=body.quantity,
+            at_period_end=body.at_period_end,
+        )
+        after = await sync(me, dependencies, checkout_service.provider(found.provider), found)
+        return ChangedSubscription(**after.model_dump(), confirmation_url=confirmation_url)
     if not is_free(plan.terms):
         raise Conflict(f"{plan.id} is to be paid for: POST /subscriptions/{plan.id}; it takes over once it is.")
     if body.quantity is not None:
@@ -86,45 +89,8 @@ async def undo_change(
         raise Conflict("No change is scheduled for this subscription.")
     if not is_billed(found):
         return await _change_with_period(me, found, plan_id=found.plan_id, action="subscriptions.undo_change")
-    provider = checkout_service.provider(found.provider)
-    await cast("SchedulingProvider", provider).unschedule_change(remote_id(found))
-    return await sync(me, dependencies, provider, found)
-
-
-async def _change_billed(
-    me: Me,
-    dependencies: DependenciesDep,
-    checkout_service: CheckoutService,
-    found: StoredSubscription,
-    *,
-    plan: StoredPlan,
-    body: PlanChange,
-) -> ChangedSubscription:
-    if is_free(plan.terms):
-        raise Conflict("End this subscription; once it is over, subscribe to the free plan.")
-    provider = checkout_service.provider(found.provider)
-    if body.at_period_end and not provider.traits.schedules_changes:
-        raise Conflict(f"{PROVIDERS[provider.name].title} changes plans at once only; leave out at_period_end.")
-    seats = (body.quantity or found.quantity) if has_seats(plan.terms.pricing_model) else 1
-    async with me.unit_of_work.read() as connection:
-        sold_prices = await provider_prices.list_ids(connection, provider.name)
-        overage_prices = await plan_versions.list_overage_prices(connection)
-    change = PriceChange(
-        price_id=plan_price_id(provider, plan),
-        quantity=None if plan.terms.pricing_model == "usage" else seats,
-        # Of this request alone: Stripe would answer a later one as it did this, with an old card's refusal too.
-        key=str(uuid4()),
-        sold_prices=sold_prices,
-        overage_price_id=plan.terms.overage_stripe_price_id,
-        overage_prices=overage_prices,
-    )
-    confirmation_url = None
-    if body.at_period_end:
-        await cast("SchedulingProvider", provider).schedule_change(remote_id(found), change)
-    else:
-        confirmation_url = await provider.change_plan(remote_id(found), change)
-    after = await sync(me, dependencies, provider, found)
-    return ChangedSubscription(**after.model_dump(), confirmation_url=confirmation_url)
+    await undo_change_at_provider(checkout_service, found)
+    return await sync(me, dependencies, checkout_service.provider(found.provider), found)
 
 
 async def _change_with_period(me: Me, found: StoredSubscription, *, plan_id: str, action: str) -> ChangedSubscription:

@@ -11,15 +11,13 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from gateway.api.account.billing.own_subscription import (
     OwnSubscription,
-    is_billed,
-    is_free,
     offered_plan,
     read_own,
-    remote_id,
     shown,
     sync,
 )
 from gateway.api.account.dependencies import DependenciesDep, Me
+from gateway.api.billed_subscriptions import is_billed, is_free, remote_id
 from gateway.api.checkout import (
     CheckoutServiceDep,
     ProviderName,

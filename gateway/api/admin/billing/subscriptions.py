@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import partial
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -14,7 +13,8 @@ from pydantic import ConfigDict, Field
 
 from gateway.api.admin.catalogue.plans import existing_plan, offered_plan
 from gateway.api.admin.dependencies import ReasonDep, UnitOfWorkDep
-from gateway.api.checkout import CheckoutServiceDep, check_seats
+from gateway.api.billed_subscriptions import change_at_provider, fetch_state, is_billed
+from gateway.api.checkout import CheckoutService, CheckoutServiceDep, check_seats
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, PositiveCount
@@ -25,10 +25,12 @@ from gateway.ledger.accounts import users
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.invoicing import plan_changes
-from gateway.ledger.payments.provider_updates import apply_update, fetch_update
+from gateway.ledger.payments import provider_instructions
+from gateway.ledger.payments.provider_updates import apply_update
 from gateway.ledger.subscriptions import lifecycle, subscriptions
+from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.payments.provider import Provider
-from policies.billing.payments import ObjectKind, ObjectRef
+from policies.billing.providers import PROVIDERS
 from policies.billing.subscriptions import SubscriptionEvent
 from policies.credits.allowances import has_seats
 from policies.model import SubscriptionStatus
@@ -55,6 +57,10 @@ class Subscription(ResponseModel):
     superseded_by: UUID | None = Field(
         description="The subscription that took its place while a provider billed both, so two plans were paid for."
     )
+    paused_here: bool = Field(description="An operator has paused it.")
+    payments_paused: bool = Field(
+        description="Its provider charges nothing until it is resumed, or until the suspended account is active again."
+    )
     keeps_version: bool = Field(description="It holds to `plan_version`, whatever became of the plan.")
     next_plan_id: str | None = Field(description="The plan of its next period; null: the same.")
     next_quantity: int | None
@@ -63,6 +69,13 @@ class Subscription(ResponseModel):
     )
     created_at: datetime
     updated_at: datetime
+
+
+class ChangedSubscription(Subscription):
+    confirmation_url: str | None = Field(
+        default=None,
+        description="Where the customer confirms the payment (3-D Secure); it changes once that is paid. null: it has.",
+    )
 
 
 class NewSubscription(RequestModel):
@@ -133,14 +146,17 @@ async def get_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -
     return Subscription.model_validate(found)
 
 
-@router.post("/{subscription_id}/change", summary="Change plan or seats", responses=UNKNOWN | CONFLICTS)
+@router.post("/{subscription_id}/change", summary="Change plan or seats", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def change_subscription(
-    subscription_id: UUID, body: SubscriptionChange, unit_of_work: UnitOfWorkDep
-) -> Subscription:
-    """Now, with credits given or taken in proportion to what is left of the period, or from the next period on."""
+    subscription_id: UUID, body: SubscriptionChange, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep
+) -> ChangedSubscription:
+    """Now, with credits given or taken in proportion to what is left of the period, or from the next period on. Where a
+    payment provider bills it, the provider changes it, and charges or gives back the difference."""
+    if body.plan_id is None and body.quantity is None:
+        raise Invalid("plan_id", "give plan_id, quantity, or both")
+    if (billed := await _billed(unit_of_work, subscription_id)) is not None:
+        return await _change_billed(unit_of_work, checkout_service, billed, body)
     async with _changed(unit_of_work, subscription_id, "subscriptions.change", reason=body.reason) as (change, found):
-        if body.plan_id is None and body.quantity is None:
-            raise Invalid("plan_id", "give plan_id, quantity, or both")
         plan = await existing_plan(change.connection, body.plan_id or found.plan_id)
         if plan.id != found.plan_id:
             await offered_plan(change.connection, plan.id)
@@ -154,7 +170,7 @@ async def change_subscription(
             quantity=body.quantity if has_seats(plan.terms.pricing_model) else 1,
             at_period_end=body.at_period_end,
         )
-    return await get_subscription(subscription_id, unit_of_work)
+    return ChangedSubscription(**(await get_subscription(subscription_id, unit_of_work)).model_dump())
 
 
 @router.post("/{subscription_id}/cancel", summary="Cancel a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
@@ -198,18 +214,52 @@ async def undo_cancellation(
 
 @router.post("/{subscription_id}/pause", summary="Pause a subscription", responses=UNKNOWN | CONFLICTS)
 async def pause_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> Subscription:
-    """From the very next request on calls are refused with 402; no period begins until it is resumed."""
-    async with _changed(unit_of_work, subscription_id, "subscriptions.pause", reason=reason) as (change, _):
-        await lifecycle.pause(change.connection, subscription_id)
+    """From the very next request on calls are refused with 402; no period begins until it is resumed. Where a payment
+    provider bills it, its payments pause there within a minute: what falls due meanwhile is voided."""
+    async with _changed(unit_of_work, subscription_id, "subscriptions.pause", reason=reason) as (change, found):
+        pause = lifecycle.pause if found.provider_subscription_id is None else provider_instructions.pause
+        await pause(change.connection, subscription_id)
     return await get_subscription(subscription_id, unit_of_work)
 
 
 @router.post("/{subscription_id}/resume", summary="Resume a subscription", responses=UNKNOWN | CONFLICTS)
 async def resume_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> Subscription:
-    """With the period it was paused in or, where that is over, with a new one."""
-    async with _changed(unit_of_work, subscription_id, "subscriptions.resume", reason=reason) as (change, _):
-        await lifecycle.resume(change.connection, subscription_id, now=now(), actor=change.actor)
+    """With the period it was paused in or, where that is over, with a new one: at once, or where a payment provider
+    bills it when the provider's next one begins."""
+    async with _changed(unit_of_work, subscription_id, "subscriptions.resume", reason=reason) as (change, found):
+        if found.provider_subscription_id is None:
+            await lifecycle.resume(change.connection, subscription_id, now=now(), actor=change.actor)
+        elif found.status is SubscriptionStatus.PAUSED and not found.paused_here:
+            raise Conflict(f"{PROVIDERS[found.provider].title} has paused it, so it is resumed there.")
+        else:
+            await provider_instructions.resume(change.connection, subscription_id)
     return await get_subscription(subscription_id, unit_of_work)
+
+
+async def _change_billed(
+    unit_of_work: UnitOfWork,
+    checkout_service: CheckoutService,
+    found: subscriptions.StoredSubscription,
+    body: SubscriptionChange,
+) -> ChangedSubscription:
+    subscriptions.transition(found, SubscriptionEvent.CHANGE_PLAN)
+    async with unit_of_work.read() as connection:
+        if body.plan_id is None or body.plan_id == found.plan_id:
+            plan = await plan_of(connection, found)
+        else:
+            plan = await offered_plan(connection, body.plan_id)
+    check_seats(plan, body.quantity)
+    confirmation_url = await change_at_provider(
+        unit_of_work,
+        checkout_service,
+        found,
+        plan=plan,
+        quantity=body.quantity,
+        at_period_end=body.at_period_end,
+    )
+    provider = checkout_service.provider(found.provider)
+    after = await _synced(unit_of_work, provider, found, "subscriptions.change", reason=body.reason)
+    return ChangedSubscription(**after.model_dump(), confirmation_url=confirmation_url)
 
 
 async def _billed(unit_of_work: UnitOfWork, subscription_id: UUID) -> subscriptions.StoredSubscription | None:
@@ -218,7 +268,7 @@ async def _billed(unit_of_work: UnitOfWork, subscription_id: UUID) -> subscripti
         found = await subscriptions.get(connection, subscription_id)
     if found is None:
         raise NotFound("subscription", subscription_id)
-    return None if found.provider == subscriptions.MANUAL or found.provider_subscription_id is None else found
+    return found if is_billed(found) else None
 
 
 async def _synced(
@@ -230,8 +280,7 @@ async def _synced(
     reason: str | None,
 ) -> Subscription:
     """The subscription as its provider has it now, after a change there."""
-    fetch = partial(provider.fetch, ObjectRef(ObjectKind.SUBSCRIPTION, found.provider_subscription_id or ""))
-    update = await fetch_update(unit_of_work, provider, fetch)
+    update = await fetch_state(unit_of_work, provider, found)
     async with unit_of_work.change() as change:
         await apply_update(change.connection, update)
         after = Subscription.model_validate(await subscriptions.get_existing(change.connection, found.id))
@@ -268,10 +317,6 @@ async def _changed(
     """The subscription as no other change can alter it; what the block did to it is noted."""
     async with unit_of_work.change() as change:
         found = await subscriptions.get_for_update(change.connection, subscription_id)
-        if found.provider_subscription_id is not None:
-            raise Conflict(
-                f"This subscription is {found.provider}'s to change: what is done there is known here at once."
-            )
         before = Subscription.model_validate(found)
         yield change, before
         after = Subscription.model_validate(await subscriptions.get(change.connection, subscription_id))

@@ -88,6 +88,8 @@ users = Table(
     Index("ix_users_persons", "persons", postgresql_using="gin"),
     # The workers that complete deletions.
     Index("ix_users_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+    # The worker that pauses their payments at providers.
+    Index("ix_users_suspended", "id", postgresql_where=text("status = 'suspended' AND deleted_at IS NULL")),
     # Search by words of the address, the name and the company.
     Index(
         "ix_users_words",

@@ -49,6 +49,13 @@ HAS_ENDED = f"status IN ('{SubscriptionStatus.CANCELED}', '{SubscriptionStatus.E
 # False of a checkout that was abandoned: it ends without ever having begun.
 WAS_BEGUN = "(provider = 'manual' OR provider_subscription_id IS NOT NULL)"
 
+# Marks in the metadata. The gateway has paused the payments at the provider:
+PAYMENTS_PAUSED = "payments_paused"
+# An operator has paused the subscription, which the provider goes on calling active:
+PAUSED_HERE = "paused_here"
+# Another subscription superseded it, and the provider charges for it still:
+IS_BILLED = """metadata @> '{"is_billed": true}'"""
+
 subscriptions = Table(
     "subscriptions",
     metadata,
@@ -108,6 +115,12 @@ subscriptions = Table(
     # The renewal worker: ended grace, abandoned checkouts.
     Index("ix_subscriptions_past_due_since", "past_due_since", postgresql_where=text("status = 'past_due'")),
     Index("ix_subscriptions_incomplete", "created_at", postgresql_where=text("status = 'incomplete'")),
+    # The worker that tells providers what was decided here.
+    Index(
+        "ix_subscriptions_marked",
+        "provider",
+        postgresql_where=text(f"metadata ? '{PAYMENTS_PAUSED}' OR metadata ? '{PAUSED_HERE}' OR {IS_BILLED}"),
+    ),
     Index("ix_subscriptions_plan_id", "plan_id"),
     Index("ix_subscriptions_next_plan_id", "next_plan_id", postgresql_where=text("next_plan_id IS NOT NULL")),
     # All subscriptions, newest first, by cursor.
