@@ -32,6 +32,7 @@ class CallAggregate(ResponseModel):
     model: str | None
     api_key_id: UUID | None
     outcome: str | None
+    status_code: int | None = Field(description="By `status`: of the response that the client got.")
     requests: int
     succeeded: int
     credits_charged: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
@@ -85,6 +85,14 @@ async def get(connection: AsyncConnection, user_id: UUID) -> User | None:
 async def get_by_email(connection: AsyncConnection, email: str) -> User | None:
     row = (await connection.execute(_EXISTING.where(_has_email(email)))).one_or_none()
     return None if row is None else value(User, row)
+
+
+async def list_emails(connection: AsyncConnection, user_ids: Collection[UUID]) -> dict[UUID, str]:
+    """The addresses of those of them who are not deleted."""
+    if not user_ids:
+        return {}
+    query = select(users.c.id, users.c.email).where(users.c.id.in_(user_ids), users.c.deleted_at.is_(None))
+    return {row.id: row.email for row in await connection.execute(query)}
 
 
 async def list_users(

@@ -86,6 +86,11 @@ async def page_by_offset(
     return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
 
 
+def ordered(key: ColumnElement[Any], sort: str) -> ColumnElement[Any]:
+    """By the key, descending where the name that was asked for has a leading `-`; rows without it come last."""
+    return key.desc().nulls_last() if sort.startswith("-") else key.asc().nulls_last()
+
+
 def encode_cursor(number: int) -> str:
     """Every hexadecimal number of this length is a valid cursor, so a schema can validate cursors."""
     return f"{number:x}"

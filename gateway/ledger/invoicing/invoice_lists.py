@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Date, Select, String, case, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.db.rows import Page, columns, page_by_offset, page_by_time
+from gateway.ledger.db.rows import Page, columns, ordered, page_by_offset, page_by_time
 from gateway.ledger.db.tables import invoices
 from gateway.ledger.invoicing.invoices import Invoice
 
@@ -82,8 +82,8 @@ async def list_invoices(
     if sort is None:
         return await page_by_time(connection, query, Invoice, cursor=cursor, limit=limit)
     key = _DUE if sort.endswith("amount_due") else _INVOICES[sort.removeprefix("-")]
-    ordered = key.desc().nulls_last() if sort.startswith("-") else key.asc().nulls_last()
-    return await page_by_offset(connection, query.order_by(ordered, _INVOICES.id), Invoice, cursor=cursor, limit=limit)
+    query = query.order_by(ordered(key, sort), _INVOICES.id)
+    return await page_by_offset(connection, query, Invoice, cursor=cursor, limit=limit)
 
 
 async def sum_invoices(
@@ -91,15 +91,20 @@ async def sum_invoices(
     wanted: InvoiceFilter,
     by: Sequence[InvoiceDimension],
     *,
+    sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[InvoiceSum]:
-    """In ascending order of `by`; without a status only what was asked for. Raises InvalidCursor."""
+    """In ascending order of `by`, or first by one of SUMS, descending with a leading `-`.
+
+    Without a status only what was asked for. Raises InvalidCursor.
+    """
     keys = [_KEYS[dimension] for dimension in by]
-    query = _matching(select(*keys, _INVOICES.currency, *_SUMS), wanted)
+    query = _matching(select(*keys, _INVOICES.currency, *_SUMS.values()), wanted)
     if wanted.status is None and InvoiceDimension.STATUS not in by:
         query = query.where(_INVOICES.status.in_(ISSUED))
-    query = query.group_by(*keys, _INVOICES.currency).order_by(*keys, _INVOICES.currency)
+    first = () if sort is None else (ordered(_SUMS[sort.removeprefix("-")], sort),)
+    query = query.group_by(*keys, _INVOICES.currency).order_by(*first, *keys, _INVOICES.currency)
     return await page_by_offset(connection, query, _sum, cursor=cursor, limit=limit)
 
 
@@ -115,11 +120,13 @@ _KEYS: dict[InvoiceDimension, Any] = {
     InvoiceDimension.USER: _INVOICES.user_id,
 }
 _NAMES = ("day", "month", "provider", "plan_id", "status", "user_id")
-_SUMS = (
-    func.count().label("invoices"),
-    *(func.sum(_INVOICES[name]).label(name) for name in ("subtotal", "tax", "total", "amount_paid", "amount_credited")),
-    func.sum(_DUE).label("amount_due"),
-)
+_SUMMED = ("subtotal", "tax", "total", "amount_paid", "amount_credited")
+_SUMS = {
+    "invoices": func.count().label("invoices"),
+    **{name: func.sum(_INVOICES[name]).label(name) for name in _SUMMED},
+    "amount_due": func.sum(_DUE).label("amount_due"),
+}
+SUMS = tuple(_SUMS)
 
 
 def _matching(query: Select[Any], wanted: InvoiceFilter) -> Select[Any]:

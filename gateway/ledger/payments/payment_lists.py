@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Date, Select, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.db.rows import Page, columns, page_by_offset, page_by_time
+from gateway.ledger.db.rows import Page, columns, ordered, page_by_offset, page_by_time
 from gateway.ledger.db.tables import payment_transactions
 from gateway.ledger.payments.payments import Payment
 
@@ -76,9 +76,8 @@ async def list_payments(
     query = _matching(select(*columns(payment_transactions, Payment)), wanted)
     if sort is None:
         return await page_by_time(connection, query, Payment, cursor=cursor, limit=limit)
-    key = _PAYMENTS[sort.removeprefix("-")]
-    ordered = key.desc().nulls_last() if sort.startswith("-") else key.asc().nulls_last()
-    return await page_by_offset(connection, query.order_by(ordered, _PAYMENTS.id), Payment, cursor=cursor, limit=limit)
+    query = query.order_by(ordered(_PAYMENTS[sort.removeprefix("-")], sort), _PAYMENTS.id)
+    return await page_by_offset(connection, query, Payment, cursor=cursor, limit=limit)
 
 
 async def sum_payments(
@@ -86,15 +85,20 @@ async def sum_payments(
     wanted: PaymentFilter,
     by: Sequence[PaymentDimension],
     *,
+    sort: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[PaymentSum]:
-    """In ascending order of `by`; without a type only what customers paid. Raises InvalidCursor."""
+    """In ascending order of `by`, or first by one of SUMS, descending with a leading `-`.
+
+    Without a type only what customers paid. Raises InvalidCursor.
+    """
     keys = [_KEYS[dimension] for dimension in by]
-    query = _matching(select(*keys, _PAYMENTS.currency, *_SUMS), wanted)
+    query = _matching(select(*keys, _PAYMENTS.currency, *_SUMS.values()), wanted)
     if wanted.transaction_type is None and PaymentDimension.TYPE not in by:
         query = query.where(_PAYMENTS.transaction_type.in_(CHARGES))
-    query = query.group_by(*keys, _PAYMENTS.currency).order_by(*keys, _PAYMENTS.currency)
+    first = () if sort is None else (ordered(_SUMS[sort.removeprefix("-")], sort),)
+    query = query.group_by(*keys, _PAYMENTS.currency).order_by(*first, *keys, _PAYMENTS.currency)
     return await page_by_offset(connection, query, _sum, cursor=cursor, limit=limit)
 
 
@@ -111,12 +115,11 @@ _KEYS: dict[PaymentDimension, Any] = {
     PaymentDimension.USER: _PAYMENTS.user_id,
 }
 _NAMES = ("day", "month", "provider", "plan_id", "status", "transaction_type", "user_id")
-_SUMS = (
-    func.count().label("payments"),
-    func.sum(_PAYMENTS.amount).label("amount"),
-    func.sum(_PAYMENTS.refunded_amount).label("refunded_amount"),
-    func.sum(_PAYMENTS.credits_awarded).label("credits_awarded"),
-)
+_SUMS = {
+    "payments": func.count().label("payments"),
+    **{name: func.sum(_PAYMENTS[name]).label(name) for name in ("amount", "refunded_amount", "credits_awarded")},
+}
+SUMS = tuple(_SUMS)
 
 
 def _matching(query: Select[Any], wanted: PaymentFilter) -> Select[Any]:

@@ -1,4 +1,4 @@
-"""Aggregates usage by day, endpoint, plan, user, model, key and outcome, within bounds that protect the database."""
+"""Aggregates usage by day, endpoint, plan, account, model, outcome and status, in bounds that protect the database."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Dimension(StrEnum):
     MODEL = "model"
     KEY = "key"
     OUTCOME = "outcome"
+    STATUS = "status"
 
 
 class TooMuch(Exception):  # noqa: N818 - a response (422), not a fault
@@ -52,6 +53,7 @@ class UsageGroup:
     model: str | None
     api_key_id: UUID | None
     outcome: str | None
+    status_code: int | None
     requests: int
     succeeded: int
     credits_charged: int
@@ -85,7 +87,7 @@ async def group_usage(
     `wanted` must have both ends, so that no other month's partition is read.
     """
     first = 0 if cursor is None else decode_cursor(cursor)
-    rows_of = figures(wanted, by_account=not _ACCOUNT.isdisjoint(by))
+    rows_of = figures(wanted, by_call=not _OF_CALLS.isdisjoint(by))
     keys, sums = [_key(dimension, rows_of) for dimension in by], _sums(rows_of)
     query = select(*keys, *sums.values()).group_by(*keys)
     query = query.having(sums["requests"].element > 0)  # what a correction has moved elsewhere leaves an empty sum
@@ -101,7 +103,8 @@ async def group_usage(
     return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
 
 
-_ACCOUNT = frozenset((Dimension.USER, Dimension.KEY))
+# Which the sums of hours do not keep apart.
+_OF_CALLS = frozenset((Dimension.USER, Dimension.KEY, Dimension.STATUS))
 _NAMES = {
     Dimension.DAY: "day",
     Dimension.ENDPOINT: "endpoint",
@@ -110,6 +113,7 @@ _NAMES = {
     Dimension.MODEL: "model",
     Dimension.KEY: "api_key_id",
     Dimension.OUTCOME: "outcome",
+    Dimension.STATUS: "status_code",
 }
 SORTABLE = ("requests", "credits_charged", "tokens_used", "cost_usd", "cost_unknown")
 

@@ -1,6 +1,6 @@
 """Where figures of usage come from: whole hours from their sums, the rest of a span from the calls themselves.
 
-The sums know no user and no key. Figures of one are summed from that user's calls, which an index finds.
+The sums know no user, no key and no status code. Figures of an account are summed from its calls, which an index finds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ HOUR = timedelta(hours=1)
 _OF_AN_HOUR = ("plan_id", "endpoint", "usage_type", "outcome", "model", "usage_source")
 
 
-def figures(wanted: UsageFilter, *, by_account: bool) -> Subquery:
+def figures(wanted: UsageFilter, *, by_call: bool) -> Subquery:
     """Rows of sums, each of one call or of many, whose `requests` says how many.
 
     Other columns are `at`, the keys, SUMMED, `cost_unknown`, `response_time_ms` and `timed_requests`, whose quotient is
-    the mean. `by_account` keeps user and key apart. `wanted` must have both ends.
+    the mean. `by_call` keeps users, keys and status codes apart. `wanted` must have both ends.
     """
-    if by_account or wanted.user_id is not None or wanted.api_key_id is not None:
+    if by_call or wanted.user_id is not None or wanted.api_key_id is not None:
         return _of_calls(wanted).subquery("figures")
     if wanted.since is None or wanted.until is None:
         raise ValueError("figures need a span with both ends")
@@ -51,7 +51,7 @@ def _of_calls(wanted: UsageFilter) -> Select[Any]:
     call = usage_tracking.c
     figure = select(
         call.created_at.label("at"),
-        *(call[name] for name in ("endpoint", "plan_id", "user_id", "model", "api_key_id", "outcome")),
+        *(call[name] for name in ("endpoint", "plan_id", "user_id", "model", "api_key_id", "outcome", "status_code")),
         literal(1).label("requests"),
         *(func.coalesce(call[name], 0).label(name) for name in SUMMED),
         _one_if(call.cost_usd.is_(None)).label("cost_unknown"),
@@ -72,6 +72,7 @@ def _of_hours(wanted: UsageFilter, first: datetime, last: datetime) -> Select[An
         func.nullif(of_hour.model, "").label("model"),
         null().label("api_key_id"),
         of_hour.outcome,
+        null().label("status_code"),
         of_hour.requests,
         *(of_hour[name] for name in SUMMED),
         *(of_hour.cost_unknown, of_hour.response_time_ms, of_hour.timed_requests),

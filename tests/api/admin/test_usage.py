@@ -119,6 +119,22 @@ async def test_malformed_filter_is_refused(admin_api: AdminApi, path: str, param
     assert [error["field"] for error in refused["errors"]] == [field]
 
 
+async def test_usage_aggregates_name_the_largest_users_and_what_fails(admin_api: AdminApi) -> None:
+    span = {"from": "2026-03-01", "to": "2026-04-01"}
+    users = [await admin_api.create_user() for _ in range(2)]
+    for user, count, status in ((users[0], 2, 200), (users[0], 1, 500), (users[1], 4, 502)):
+        lines = [a_line(UUID(user["id"]), endpoint="c6", status_code=status) for _ in range(count)]
+        await _ingest(admin_api, *lines)
+    largest = (await admin_api.get("/usage", group_by="user", sort="-requests", endpoint="c6", **span))["data"]
+    assert [(row["email"], row["requests"]) for row in largest] == [(users[1]["email"], 4), (users[0]["email"], 3)]
+    failing = (await admin_api.get("/usage", group_by="endpoint,status", endpoint="c6", **span))["data"]
+    assert [(row["status_code"], row["requests"]) for row in failing] == [(200, 2), (500, 1), (502, 4)]
+    assert {row["email"] for row in failing} == {None}
+    await admin_api.call("DELETE", f"/users/{users[1]['id']}", status=204)
+    (first, _) = (await admin_api.get("/usage", group_by="user", sort="-requests", endpoint="c6", **span))["data"]
+    assert (first["user_id"], first["email"]) == (users[1]["id"], None)
+
+
 async def test_usage_aggregates_follow_the_order_of_group_by(admin_api: AdminApi) -> None:
     user, other = await admin_api.create_user(), await admin_api.create_user()
     days = [NOON, NOON, NOON + timedelta(days=1)]

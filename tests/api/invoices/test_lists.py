@@ -126,6 +126,23 @@ async def test_csv_has_every_invoice_and_no_formula(client: httpx.AsyncClient) -
     assert (rows[0]["full_number"], rows[0]["total"], rows[0]["amount_due"]) == ("INV-2026-000001", "110.00", "99.00")
 
 
-@pytest.mark.parametrize("query", ["?sort=colour", "?group_by=colour", "?status=late", "?colour=red"])
+async def test_sums_are_sorted_by_what_is_due_and_exported(client: httpx.AsyncClient) -> None:
+    query = "?group_by=status&currency=USD&sort=-amount_due"
+    assert [row["status"] for row in await listed(client, query)] == ["open", "paid", "void"]
+    rows = list(csv.DictReader(io.StringIO((await client.get(f"/admin/v1/invoices{query}&format=csv")).text)))
+    assert [(row["status"], row["amount_due"]) for row in rows] == [("open", "99.00"), ("paid", "0"), ("void", "0")]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "?sort=colour",
+        "?sort=invoices",
+        "?group_by=status&sort=number",
+        "?group_by=colour",
+        "?status=late",
+        "?colour=red",
+    ],
+)
 async def test_unknown_filters_are_refused(client: httpx.AsyncClient, query: str) -> None:
     assert (await client.get(f"/admin/v1/invoices{query}")).status_code == 422

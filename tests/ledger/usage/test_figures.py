@@ -130,14 +130,14 @@ async def test_whole_hours_are_read_from_sums_and_a_user_from_calls(connection: 
     cut = UsageFilter(since=BEGIN + timedelta(minutes=1), until=BEGIN + timedelta(hours=2))
     within = UsageFilter(since=BEGIN + timedelta(minutes=1), until=BEGIN + timedelta(minutes=2))
     of_a_user = UsageFilter(since=BEGIN, until=BEGIN + timedelta(hours=2), user_id=UUID(int=1))
-    reads = {name: str(figures(span, by_account=False)) for name, span in locals().items() if name != "connection"}
+    reads = {name: str(figures(span, by_call=False)) for name, span in locals().items() if name != "connection"}
     assert {name: ("usage_hours" in query, "usage_tracking" in query) for name, query in reads.items()} == {
         "whole": (True, False),
         "cut": (True, True),
         "within": (False, True),
         "of_a_user": (False, True),
     }
-    assert "usage_hours" not in str(figures(whole, by_account=True))
+    assert "usage_hours" not in str(figures(whole, by_call=True))
 
 
 async def test_sums_outlive_the_calls_of_a_dropped_month(own_database_url: str) -> None:

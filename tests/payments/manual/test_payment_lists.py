@@ -120,6 +120,32 @@ async def test_payments_are_a_csv_that_no_spreadsheet_evaluates(client: httpx.As
     assert {row["description"] for row in rows} == {"'=1+1"}
 
 
-@pytest.mark.parametrize("query", ["sort=user_id", "group_by=hour", "group_by=day,,plan", "provider="])
+async def test_sums_are_sorted_by_what_they_sum_and_exported(client: httpx.AsyncClient) -> None:
+    found = await get(client, "group_by=status,provider&sort=-amount&currency=USD")
+    assert [(row["status"], row["provider"], row["amount"]) for row in found] == [
+        ("completed", "stripe", "29.99"),
+        ("partially_refunded", "stripe", "29.99"),
+        ("failed", "stripe", "9.99"),
+        ("completed", "lemon_squeezy", "5.00"),
+    ]
+    answer = await client.get("/admin/v1/payments?group_by=provider&sort=payments&currency=USD&limit=1&format=csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["provider"], row["payments"], row["amount"]) for row in rows] == [
+        ("lemon_squeezy", "1", "5.00"),
+        ("stripe", "3", "69.97"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "sort=user_id",
+        "sort=payments",
+        "group_by=day&sort=created_at",
+        "group_by=hour",
+        "group_by=day,,plan",
+        "provider=",
+    ],
+)
 async def test_unknown_orders_and_groups_are_refused(client: httpx.AsyncClient, query: str) -> None:
     assert (await get(client, query, status=422))["code"] == "validation_failed"

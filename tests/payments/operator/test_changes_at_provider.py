@@ -274,12 +274,15 @@ async def test_instructions_are_found_by_indexes(stripe_stack: PaymentStack) -> 
     assert "Seq Scan" not in plan, plan
 
 
-_ACCOUNTS = "INSERT INTO users (id, email) SELECT gen_random_uuid(), 'of-' || n || '@example.com' FROM generate_series(1, 20000) n"
+_ACCOUNTS = """
+    INSERT INTO users (id, email)
+    SELECT gen_random_uuid(), 'of-' || n || '@example.com' FROM generate_series(1, 20000) n
+"""
 _SUBSCRIPTIONS = """
     INSERT INTO subscriptions (id, user_id, plan_id, plan_version, status, provider, provider_subscription_id,
                                current_period_start, current_period_end, period_anchor)
-    SELECT gen_random_uuid(), id, 'pro', 1, 'active', 'stripe', 'sub_' || id, now(), now() + interval '1 month', now() FROM users
-     WHERE email LIKE 'of-%'
+    SELECT gen_random_uuid(), id, 'pro', 1, 'active', 'stripe', 'sub_' || id, now(), now() + interval '1 month', now()
+      FROM users WHERE email LIKE 'of-%'
 """
 
 

@@ -44,7 +44,7 @@ class InvoiceQuery(BillingQuery):
     number: Line | None = Field(default=None, examples=["INV-2026-000012"], description="The number, bare or printed.")
     since: Instant | None = Field(default=None, alias="from", description="Issued from this instant on.")
     until: Instant | None = Field(default=None, alias="to", description="Issued before this instant.")
-    sort: str | None = sort_field(invoice_lists.SORTABLE, example="-total")
+    sort: str | None = sort_field(invoice_lists.SORTABLE, invoice_lists.SUMS, example="-total")
     group_by: str | None = group_by_field(
         InvoiceDimension,
         of="invoices",
@@ -102,6 +102,9 @@ RECORDS = BillingList(
     render_row=InvoiceRow.of,
     render_sum=InvoiceSum.model_validate,
     columns=InvoiceRow.model_fields,
+    sum_columns=InvoiceSum.model_fields,
+    sortable=invoice_lists.SORTABLE,
+    sortable_sums=invoice_lists.SUMS,
 )
 
 

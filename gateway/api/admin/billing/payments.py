@@ -40,7 +40,7 @@ class PaymentQuery(BillingQuery):
     currency: Line | None = Field(default=None, examples=["USD"])
     since: Instant | None = Field(default=None, alias="from", description="Processed from this instant on.")
     until: Instant | None = Field(default=None, alias="to", description="Processed before this instant.")
-    sort: str | None = sort_field(payment_lists.SORTABLE, example="-amount")
+    sort: str | None = sort_field(payment_lists.SORTABLE, payment_lists.SUMS, example="-amount")
     group_by: str | None = group_by_field(
         PaymentDimension,
         of="payments",
@@ -110,6 +110,9 @@ RECORDS = BillingList(
     render_row=Payment.model_validate,
     render_sum=PaymentSum.model_validate,
     columns=Payment.model_fields,
+    sum_columns=PaymentSum.model_fields,
+    sortable=payment_lists.SORTABLE,
+    sortable_sums=payment_lists.SUMS,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
@@ -23,6 +24,7 @@ from gateway.api.schemas.fields import Instant, Line
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.api.schemas.usage_aggregates import CallAggregate
 from gateway.api.unit_of_work import UnitOfWork
+from gateway.ledger.accounts import users
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.usage import analytics, history
 from gateway.ledger.usage.analytics import Dimension, UsageGroup
@@ -85,6 +87,7 @@ class UsageAggregate(CallAggregate):
     __doc__ = CallAggregate.__doc__
 
     user_id: UUID | None
+    email: str | None = Field(description="By `user`: the account's address; null for a deleted one.")
     cost_usd: Decimal = Field(description="What the upstreams ask for these calls, as far as it is known.")
     cost_unknown: int = Field(description="Calls whose cost is not known; `cost_usd` and `margin_usd` leave it out.")
     revenue_usd: Decimal | None = Field(
@@ -138,7 +141,8 @@ async def list_usage(
 ) -> PageModel[UsageAggregate] | PageModel[Usage] | Response:
     """Newest first, some seconds behind the calls themselves. With `group_by`, sums in ascending order of it.
 
-    `group_by=model,plan` tells the margin of each model and plan. As CSV with `?format=csv` or `Accept: text/csv`.
+    `group_by=endpoint,status` tells what fails, `group_by=user&sort=-credits_charged` who uses most, and
+    `group_by=model,plan` the margin of each model and plan. As CSV with `?format=csv` or `Accept: text/csv`.
     """
     if query.group_by is None:
         page, columns = _rows(query, unit_of_work), ROW_COLUMNS
@@ -182,11 +186,13 @@ def _grouped(query: UsageQuery, group_by: str, unit_of_work: UnitOfWork, *, valu
             found = await usage_aggregates.aggregate(
                 connection, within, by, sort=query.sort, cursor=cursor, limit=limit
             )
-        return page_of(found, lambda group: _with_margin(group, value))
+            emails = await users.list_emails(connection, {group.user_id for group in found.data if group.user_id})
+        return page_of(found, lambda group: _shown(group, emails, value))
 
     return page
 
 
-def _with_margin(group: UsageGroup, value: CreditValue | None) -> UsageAggregate:
+def _shown(group: UsageGroup, emails: Mapping[UUID, str], value: CreditValue | None) -> UsageAggregate:
+    email = None if group.user_id is None else emails.get(group.user_id)
     earned = margin(group.credits_charged, group.cost_usd, value)
-    return UsageAggregate.model_validate(asdict(group) | earned._asdict())
+    return UsageAggregate.model_validate(asdict(group) | earned._asdict() | {"email": email})
