@@ -71,7 +71,7 @@ class Subscription(ResponseModel):
     updated_at: datetime
 
 
-class ChangedSubscription(Subscription):
+class SubscriptionWithConfirmation(Subscription):
     confirmation_url: str | None = Field(
         default=None,
         description="Where the customer confirms the payment (3-D Secure); it changes once that is paid. null: it has.",
@@ -149,7 +149,7 @@ async def get_subscription(subscription_id: UUID, unit_of_work: UnitOfWorkDep) -
 @router.post("/{subscription_id}/change", summary="Change plan or seats", responses=UNKNOWN | CONFLICTS | PAID_FOR)
 async def change_subscription(
     subscription_id: UUID, body: SubscriptionChange, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep
-) -> ChangedSubscription:
+) -> SubscriptionWithConfirmation:
     """Now, with credits given or taken in proportion to what is left of the period, or from the next period on. Where a
     payment provider bills it, the provider changes it, and charges or gives back the difference."""
     if body.plan_id is None and body.quantity is None:
@@ -170,7 +170,7 @@ async def change_subscription(
             quantity=body.quantity if has_seats(plan.terms.pricing_model) else 1,
             at_period_end=body.at_period_end,
         )
-    return ChangedSubscription(**(await get_subscription(subscription_id, unit_of_work)).model_dump())
+    return SubscriptionWithConfirmation(**(await get_subscription(subscription_id, unit_of_work)).model_dump())
 
 
 @router.post("/{subscription_id}/cancel", summary="Cancel a subscription", responses=UNKNOWN | CONFLICTS | PAID_FOR)
@@ -241,7 +241,7 @@ async def _change_billed(
     checkout_service: CheckoutService,
     found: subscriptions.StoredSubscription,
     body: SubscriptionChange,
-) -> ChangedSubscription:
+) -> SubscriptionWithConfirmation:
     subscriptions.transition(found, SubscriptionEvent.CHANGE_PLAN)
     async with unit_of_work.read() as connection:
         if body.plan_id is None or body.plan_id == found.plan_id:
@@ -259,7 +259,7 @@ async def _change_billed(
     )
     provider = checkout_service.provider(found.provider)
     after = await _synced(unit_of_work, provider, found, "subscriptions.change", reason=body.reason)
-    return ChangedSubscription(**after.model_dump(), confirmation_url=confirmation_url)
+    return SubscriptionWithConfirmation(**after.model_dump(), confirmation_url=confirmation_url)
 
 
 async def _billed(unit_of_work: UnitOfWork, subscription_id: UUID) -> subscriptions.StoredSubscription | None:
