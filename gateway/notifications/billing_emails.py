@@ -51,6 +51,11 @@ def _price_changed(payload: Payload) -> tuple[str, ...]:
     return "Prices of your subscription change", fact, "GET /plans shows them. You can cancel before: " + _CANCEL
 
 
+def _terms_changed(payload: Payload) -> tuple[str, ...]:
+    fact = f"Since {day(payload['effective_at'])} your subscription to {payload['plan']} has the plan's present terms."
+    return "Terms of your subscription change", fact, "GET /plans shows its limits, credits and features. " + _CANCEL
+
+
 def _cancelled(payload: Payload) -> tuple[str, ...]:
     end = day(payload["current_period_end"])
     fact = f"Your subscription to {payload['plan']} ends on {end}. You have access until then, and pay nothing more."
@@ -89,6 +94,7 @@ _TEXTS: Mapping[str, Callable[[Payload], tuple[str, ...]]] = {
     news.REFUNDED: _refunded,
     news.CHANGED: _changed,
     news.PRICE_CHANGED: _price_changed,
+    news.TERMS_CHANGED: _terms_changed,
     news.CANCELLED: _cancelled,
     news.CONTINUED: _continued,
     news.ENDED: _ended,

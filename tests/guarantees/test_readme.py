@@ -78,6 +78,18 @@ async def test_readme_call_is_in_usage_and_ledger(demo: Running) -> None:
     ]
 
 
+def test_readme_says_which_listener_of_the_demo_is_open_to_other_machines() -> None:
+    server = yaml.safe_load((ROOT / "gateway/demo/gateway.yaml").read_text())["server"]
+    assert (server["public"], server.get("admin", "127.0.0.1:8081")) == ("0.0.0.0:8080", "127.0.0.1:8081")
+    assert "public listener is open to other machines" in " ".join(README.split())
+
+
+def test_readme_says_that_a_database_of_ones_own_is_migrated_first() -> None:
+    """What `gateway serve` refuses to start without: tests/cli/test_serving.py."""
+    own = README.partition("database: {url:")[2].partition("### ")[0]
+    assert own.index("gateway migrate up") < own.index("gateway check")
+
+
 def test_readme_marks_every_block_with_what_runs_it() -> None:
     assert {kind for kind, _ in blocks()} == {"shell", "bash", "python", "yaml"}
 

@@ -42,6 +42,7 @@ BillingMail = Literal[
     "payment.refunded",
     "subscription.changed",
     "subscription.price_changed",
+    "subscription.terms_changed",
     "subscription.cancelled",
     "subscription.continued",
     "subscription.ended",

@@ -213,11 +213,12 @@ async def change(
     if reach == "migrate":
         await plan_versions.unpin_subscribers(connection, plan_id)
     if former is not None and former.terms.pricing != terms.pricing:
-        await plan_versions.tell_price(connection, plan_id, payload=_price_news(former.terms, terms, plan_id))
+        await plan_versions.tell_price(connection, plan_id, payload=price_news(former.terms, terms, plan_id))
     return await _existing(connection, plan_id)
 
 
-def _price_news(former: PlanTerms, terms: PlanTerms, plan_id: str) -> dict[str, str]:
+def price_news(former: PlanTerms, terms: PlanTerms, plan_id: str) -> dict[str, str]:
+    """What is told of another price."""
     return {
         "plan_id": plan_id,
         "plan": terms.name,
@@ -225,14 +226,6 @@ def _price_news(former: PlanTerms, terms: PlanTerms, plan_id: str) -> dict[str, 
         "price": plain(first_price(terms.pricing)),
         "currency": terms.currency,
     }
-
-
-async def migrate(connection: AsyncConnection, plan_id: str) -> int:
-    """Moves subscriptions on older versions to the current one; gives how many. Raises NotFound."""
-    await bump_catalogue(connection)
-    if await get(connection, plan_id) is None:
-        raise NotFound("plan", plan_id)
-    return await plan_versions.unpin_subscribers(connection, plan_id)
 
 
 async def remove(connection: AsyncConnection, plan_id: str) -> None:
@@ -278,8 +271,9 @@ async def withdraw_permission(connection: AsyncConnection, plan_id: str, permiss
     await plan_versions.record(connection, plan_id)
 
 
-_WORDING = frozenset({"name", "description", "product_id", "is_active", "sort_order"})
-_COST = frozenset(
+# What decides neither what a period costs nor what it gives.
+WORDING = frozenset({"name", "description", "product_id", "is_active", "sort_order"})
+COST = frozenset(
     (
         *("price", "currency", "pricing_model", "tiers", "tiers_mode", "billing_interval", "billing_interval_count"),
         *("overage_credits", "overage_price", "overage_stripe_price_id"),
@@ -293,11 +287,17 @@ def _reach(
     """Whom a change reaches that does not say so."""
     if before is None:
         return "migrate"
-    changed = {item.name for item in fields(PlanTerms) if getattr(before.terms, item.name) != getattr(terms, item.name)}
-    if changed & _COST:
+    changed = changed_fields(before, terms, permissions)
+    if changed & COST:
         return "next_period"
-    is_wording = changed <= _WORDING and (permissions is None or frozenset(permissions) == before.permissions)
-    return "nobody" if is_wording else "migrate"
+    return "nobody" if changed <= WORDING else "migrate"
+
+
+def changed_fields(before: StoredPlan, terms: PlanTerms, permissions: Iterable[str] | None = None) -> frozenset[str]:
+    """The names of the terms that differ, `permissions` included; None leaves those."""
+    names = {item.name for item in fields(PlanTerms) if getattr(before.terms, item.name) != getattr(terms, item.name)}
+    is_same = permissions is None or frozenset(permissions) == before.permissions
+    return frozenset(names if is_same else {*names, "permissions"})
 
 
 def _array(column: ColumnElement[Any], *, of: Any, by: ColumnElement[Any]) -> ColumnElement[Any]:

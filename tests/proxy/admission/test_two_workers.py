@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.clock import now
 from gateway.ledger.accounts import users
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import plan_migration, plans
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions import lifecycle, renewals
 from tests.proxy.conftest import Configure, Serve
@@ -98,6 +98,6 @@ async def test_kept_plan_version_holds_on_every_worker_until_migrated(
     await workers[0].publish()
     assert await _codes(workers, account) == [None, None]
     async with workers[0].database.transaction() as connection:
-        assert await plans.migrate(connection, account.plan.id) == 1
+        assert await plan_migration.migrate(connection, account.plan.id) == 1
     await workers[0].publish()
     assert await _codes(workers, account) == ["feature_not_in_plan"] * 2

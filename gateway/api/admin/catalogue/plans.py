@@ -39,7 +39,7 @@ from gateway.api.schemas.fields import (
     Word,
 )
 from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, ResponseModel, unset
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import plan_migration, plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
 from gateway.payments import price_checks
@@ -220,7 +220,7 @@ class PlanPatch(PatchModel):
 
 
 class PlanMigration(ResponseModel):
-    migrated: int = Field(description="How many subscriptions kept an older version until now.")
+    migrated: int = Field(description="How many subscriptions are moved, now or with their next period.")
 
 
 @router.get("", summary="List plans")
@@ -291,11 +291,13 @@ async def change_plan(
 
 @router.post("/{plan}/migrate", summary="Move subscribers of older versions to this one", responses=UNKNOWN)
 async def migrate_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> PlanMigration:
-    """From their next request on. Whoever followed the plan anyway is on it already."""
+    """From their next request on, or where the price differs and no provider charges it from their next period on.
+    They are told (`subscription.terms_changed`, `subscription.price_changed`). Whoever followed the plan anyway is on
+    it already."""
     async with unit_of_work.change() as change:
         await bump_catalogue(change.connection)
         row = await existing_plan(change.connection, plan)
-        done = PlanMigration(migrated=await plans.migrate(change.connection, row.id))
+        done = PlanMigration(migrated=await plan_migration.migrate(change.connection, row.id))
         await change.record("plans.migrate", "plan", entity_id=row.id, after=done)
     return done
 

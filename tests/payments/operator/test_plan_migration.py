@@ -1,0 +1,86 @@
+"""Whoever kept an older version of a plan is told of the move to the present one, and of another price ahead of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from gateway.ledger.accounts.users import User
+from gateway.ledger.subscriptions import renewals
+from tests.ledger.make import list_notifications
+from tests.payments.fake_stripe import FakeStripe
+from tests.payments.operator.conftest import admin_client
+from tests.payments.payment_stack import GRACE, PaymentStack
+from tests.payments.test_stripe_lifecycle import current_subscription, subscribe_and_pay
+
+
+async def ask(stack: PaymentStack, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    async with admin_client(stack) as client:
+        answer = await client.request(method, f"/admin/v1{path}", json=body)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+async def started(stack: PaymentStack) -> User:
+    """A subscriber to `pro` whom no provider bills."""
+    user = await stack.create_user()
+    await ask(stack, "POST", "/subscriptions", {"user_id": str(user.id), "plan_id": "pro"})
+    return user
+
+
+async def news(stack: PaymentStack, user: User) -> list[tuple[str, dict[str, Any]]]:
+    async with stack.database.read() as connection:
+        found = await list_notifications(connection, user.id)
+    return [(kind, payload) for kind, payload in found if kind.endswith("_changed")]
+
+
+async def keeping(stack: PaymentStack, **changes: Any) -> None:
+    await ask(stack, "PATCH", "/plans/pro", {**changes, "subscribers": "keep"})
+
+
+async def test_price_of_a_migration_is_told_ahead_and_begins_with_the_next_period(stripe_stack: PaymentStack) -> None:
+    user = await started(stripe_stack)
+    await keeping(stripe_stack, price="39.99", credits_per_period=2000)
+    assert await news(stripe_stack, user) == []
+    assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": 1}
+    found = await current_subscription(stripe_stack, user)
+    ((kind, told),) = await news(stripe_stack, user)
+    assert (kind, told["previous_price"], told["price"]) == ("subscription.price_changed", "29.99", "39.99")
+    assert datetime.fromisoformat(told["effective_at"]) == found.current_period_end
+    assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": 0}
+    invoice = await ask(stripe_stack, "POST", "/invoices", {"subscription_id": str(found.id)})
+    assert invoice["subtotal"] == "29.99"
+    async with stripe_stack.database.transaction() as connection:
+        await renewals.advance(connection, found.id, now=found.current_period_end + timedelta(seconds=1), grace=GRACE)
+    assert not (await current_subscription(stripe_stack, user)).keeps_version
+    invoice = await ask(stripe_stack, "POST", "/invoices", {"subscription_id": str(found.id)})
+    assert invoice["subtotal"] == "39.99"
+    assert len(await news(stripe_stack, user)) == 1
+
+
+async def test_other_terms_of_a_migration_hold_at_once_and_are_told_to_those_concerned(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """Also to those whom Stripe bills; not to who follows the plan anyway, nor of a change of wording."""
+    own, billed = await started(stripe_stack), await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, billed)
+    await keeping(stripe_stack, requests_per_minute=7)
+    follower = await started(stripe_stack)
+    assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": 2}
+    for user in (own, billed):
+        assert [kind for kind, _ in await news(stripe_stack, user)] == ["subscription.terms_changed"]
+        assert not (await current_subscription(stripe_stack, user)).keeps_version
+    assert await news(stripe_stack, follower) == []
+    await keeping(stripe_stack, description="nicer text")
+    assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": 3}
+    assert [len(await news(stripe_stack, user)) for user in (own, billed, follower)] == [1, 1, 0]
+
+
+async def test_price_that_stripe_goes_on_charging_is_no_news(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await keeping(stripe_stack, price="39.99")
+    assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": 1}
+    assert await news(stripe_stack, user) == []
