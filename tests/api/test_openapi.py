@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from fastapi.routing import APIRoute
 
 from gateway.api.admin import app as admin
 from gateway.api.admin import health, scopes
-from tests.api.conftest import AdminApi, client_of
+from tests.api.conftest import TOKEN, AdminApi, client_of
+from tests.support.generated_clients import generated_client
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 
@@ -138,3 +141,16 @@ def open_bodies(document: dict[str, Any]) -> set[str]:
         parts += [schema["items"]] if "items" in schema else []
         waiting += [(part, f"{name}/") for part in parts]
     return found
+
+
+async def test_generated_client_makes_a_user_and_reads_a_refusal(
+    admin_api: AdminApi, document: dict[str, Any], tmp_path: Path
+) -> None:
+    with generated_client(document, admin_api.app, token=TOKEN, folder=tmp_path) as client:
+        email = f"{uuid4().hex}@example.com"
+        body = client.model("NewUser")(email=email, time_zone="Europe/Berlin")
+        made = await client.call("users.create_user", body=body)
+        assert (made.email, made.time_zone) == (email, "Europe/Berlin")
+        assert [each.id for each in (await client.call("users.list_users", email=email)).data] == [made.id]
+        refused = await client.call("users.create_user", body=body)
+        assert (refused.status, refused.code) == (409, "already_exists")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 from gateway.config.routes import is_reserved
 from tests.api.account.conftest import AccountApi
 from tests.api.test_openapi import assert_names_of_schemas, open_bodies
+from tests.support.generated_clients import generated_client
 
 # What anyone may call; a provider proves itself by a signature.
 OPEN = {"/plans", "/auth/register", "/auth/login", "/auth/refresh", "/auth/forgot-password", "/auth/reset-password"} | {
@@ -69,3 +71,12 @@ def _app(account_api: AccountApi) -> FastAPI:
     while not isinstance(app, FastAPI):
         app = app._app
     return app
+
+
+async def test_generated_client_reads_its_own_account(account_api: AccountApi, tmp_path: Path) -> None:
+    customer = await account_api.customer()
+    document = (await account_api.client.get("/openapi.json")).json()
+    token = customer.tokens["access_token"]
+    with generated_client(document, account_api.app, token=token, folder=tmp_path) as client:
+        assert (await client.call("account.get_me")).email == customer.email
+        assert (await client.call("limits.get_limits")).credits_.remaining == 0
