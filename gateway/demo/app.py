@@ -10,11 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from gateway.clock import now
-from gateway.demo import chat
+from gateway.demo import chat, store
 from gateway.demo.analysis import Analysis, UnreadableError, analyze_csv, analyze_text
 from gateway.demo.bodies import RefusedError, read_document, read_json
 from gateway.demo.chat import CHAT
@@ -55,6 +55,7 @@ def build(*, event_interval_seconds: float = 0.005) -> ASGIApp:
             Route("/v1/analyze", _analyze, methods=["POST"]),
             Route("/v1/generate", _generate, methods=["POST"]),
             Route("/healthz", _healthz),
+            Mount("/store", store.build()),
             *(Route(path, speaking(api), methods=["POST"]) for path, api in APIS.items()),
         ],
         # Starlette types each handler as one of any exception, and calls it with its own.

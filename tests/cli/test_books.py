@@ -29,6 +29,7 @@ from tests.ledger.make import a_line, a_user
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = 3_000
+FORMULA = '=HYPERLINK("http://evil.test")'
 AWKWARD = 'a "quoted", comma\nand a line: é'
 
 
@@ -53,7 +54,7 @@ async def users(place: Place) -> tuple[UUID, UUID]:
             a_line(heavy, at=FIRST + timedelta(minutes=20 * n), tokens_used=n, cost_usd="0.012345", metadata='{"a": 1}')
             for n in range(ROWS)
         ]
-        lines.append(a_line(light, at=FIRST, category=escaped(AWKWARD), status_code=None))
+        lines.append(a_line(light, at=FIRST, category=escaped(AWKWARD), batch_id=FORMULA, status_code=None))
         await ingest(connection, lines)
     return heavy, light
 
@@ -75,6 +76,7 @@ async def test_usage_export_is_complete_and_in_order_of_time(place: Place, users
     assert moments == sorted(moments)
     (awkward,) = (row for row in rows if row["user_id"] == str(users[1]))
     assert (awkward["category"], awkward["status_code"]) == (AWKWARD, "")
+    assert awkward["batch_id"] == f"'{FORMULA}"  # text to a spreadsheet
     assert (rows[-1]["cost_usd"], json.loads(rows[-1]["metadata"])) == ("0.012345", {"a": 1})
 
 
@@ -84,6 +86,7 @@ async def test_usage_export_as_json_lines_has_types(place: Place, users: tuple[U
     assert len(rows) == 3
     (awkward,) = (row for row in rows if row["user_id"] == str(users[1]))
     assert (awkward["category"], awkward["status_code"], awkward["metadata"]) == (AWKWARD, None, {})
+    assert awkward["batch_id"] == FORMULA
     last = rows[-1]
     assert (last["tokens_used"], last["cost_usd"], last["metadata"]) == (1, 0.012345, {"a": 1})
     assert last["created_at"] == "2026-01-01T00:20:00+00:00"

@@ -17,6 +17,7 @@ import typer
 from gateway import logs
 from gateway.cli.demo.account import DemoAccount, ensure_account
 from gateway.cli.demo.customers import DEMO_EMAIL
+from gateway.cli.demo.shop import open_shop
 from gateway.cli.installation import apply_reload, prepare
 from gateway.config import Config
 from gateway.embedded.locks import serve_lock
@@ -57,10 +58,13 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_mon
         stack.enter_context(serve_lock(config.data_dir))
         stores = await stack.enter_async_context(open_store_servers(config, must_own=True))
         await prepare(config, stores)
+        has_shop = not as_json and all(each.api_key is None for each in config.secrets.providers.values())
         account = await ensure_account(config, stores, with_month=with_month)
         listening = stack.enter_context(bind("demo upstream", "127.0.0.1", 0)[0])
         upstream_url = url_of(listening)
         settings = {f"GATEWAY_UPSTREAMS__{each.name.upper()}__TARGETS": upstream_url for each in config.upstreams}
+        if has_shop:
+            settings |= await open_shop(config, stores, upstream_url=upstream_url)
         if config.mail.smtp is None:
             settings["GATEWAY_AUTH__REQUIRE_VERIFIED"] = "false"  # nobody reads the log for a link
         serve = serving(
