@@ -318,6 +318,8 @@ class FakeStripe:
         self.sessions.append(params)
         price = params["line_items"]["0"]
         kind = "subscription_data" if params["mode"] == "subscription" else "payment_intent_data"
+        if any(each["price"] in self.metered and "quantity" in each for each in params["line_items"].values()):
+            raise Refusal(400, "Quantity should not be specified where usage_type is metered")
         made = self.new(
             "cs",
             "checkout.session",
@@ -358,7 +360,7 @@ class FakeStripe:
             "id": f"si_{session['id']}",
             "object": "subscription_item",
             "price": {"id": session["_price"], "object": "price"},
-            "quantity": session["_quantity"],
+            **({} if session["_price"] in self.metered else {"quantity": session["_quantity"]}),
             "current_period_start": self.now,
             "current_period_end": self.now + MONTH,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from uuid import UUID
 
@@ -36,6 +37,7 @@ async def test_link_opens_its_invoice_without_a_header(
     page, file = await nobody.get(links["html"]), await nobody.get(links["pdf"])
     assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html"), page.text
     assert file.content.startswith(b"%PDF")
+    assert re.fullmatch(r'inline; filename="[\w-]+-\d{6}\.pdf"', file.headers["content-disposition"])
     token = links["pdf"].partition("?")[2]
     for path in (f"/me/invoices/{other}/pdf", f"/me/invoices/{invoice}", "/me/invoices", "/me", "/me/keys"):
         assert (await nobody.get(f"{path}?{token}")).status_code == 401, path

@@ -154,3 +154,27 @@ async def test_change_from_a_postpaid_plan_leaves_the_metered_price_for_what_was
     await run_reporter(stripe_stack, stripe_stack.provider)
     assert reported_credits(fake_stripe) == [30]
     assert sold(fake_stripe, subscription_id) == ["price_meter", "price_pro"]
+
+
+async def test_plan_priced_by_usage_is_sold_and_changed_to_without_a_quantity(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """Which Stripe refuses for a metered price."""
+    fake_stripe.prices["price_usage"] = 0
+    fake_stripe.metered.add("price_usage")
+    terms = PlanTerms(
+        name="Usage",
+        price=Decimal("0.01"),
+        pricing_model="usage",
+        overage_credits=1000,
+        provider_ids={"stripe_price_id": "price_usage"},
+    )
+    async with stripe_stack.database.transaction() as connection:
+        await plans.create(connection, terms, plan_id="usage")
+    buyer, other = await stripe_stack.create_user(), await stripe_stack.create_user()
+    bought = [await subscribe_and_pay(stripe_stack, fake_stripe, buyer, plan="usage")]
+    bought.append(await subscribe_and_pay(stripe_stack, fake_stripe, other, plan="basic"))
+    assert (await ask(stripe_stack, other, "change", plan_id="usage")).status_code == 200
+    for subscription_id in bought:
+        (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
+        assert (item["price"]["id"], "quantity" in item) == ("price_usage", False)
