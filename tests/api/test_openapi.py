@@ -153,4 +153,4 @@ async def test_generated_client_makes_a_user_and_reads_a_refusal(
         assert (made.email, made.time_zone) == (email, "Europe/Berlin")
         assert [each.id for each in (await client.call("users.list_users", email=email)).data] == [made.id]
         refused = await client.call("users.create_user", body=body)
-        assert (refused.status, refused.code) == (409, "already_exists")
+        assert (refused.status, refused.code) == (409, "conflict")
