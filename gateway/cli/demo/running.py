@@ -9,22 +9,29 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 
 import typer
 
 from gateway import logs
 from gateway.cli.demo.account import DemoAccount, ensure_account
 from gateway.cli.demo.customers import DEMO_EMAIL
-from gateway.cli.demo.shop import open_shop
-from gateway.cli.installation import apply_reload, prepare
+from gateway.cli.installation import apply_reload, connect, prepare
 from gateway.config import Config
+from gateway.demo.store import STORE_ID, variant_id
 from gateway.embedded.locks import serve_lock
+from gateway.ledger.catalogue import plans
 from gateway.runtime.serving import EVERYTHING, Role, catch_stop_signals, serving
 from gateway.runtime.sockets import bind, url_of
-from gateway.runtime.stores import open_store_servers
+from gateway.runtime.stores import StoreUrls, open_store_servers
+from policies.billing.money import to_minor
+from policies.billing.providers import PROVIDERS
 
+_SHOP = PROVIDERS["lemon_squeezy"]
+_CURRENCY = "USD"
 _TRY = """
 The gateway is serving. Look at it:
 
@@ -91,6 +98,27 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_mon
         }
         typer.echo(json.dumps(facts) if as_json else _instructions(config, facts, account))
         await stop.wait()
+
+
+async def open_shop(config: Config, stores: StoreUrls, *, upstream_url: str) -> dict[str, str]:
+    """The settings by which the gateway sells at the shop. Plans that have a provider's price keep it."""
+    async with connect(config, stores) as database, database.transaction() as connection:
+        for number, plan in enumerate(await plans.list_plans(connection), 1):
+            terms = plan.terms
+            if terms.provider_ids or terms.price <= 0 or terms.currency != _CURRENCY:
+                continue
+            variant = variant_id(number, cents=to_minor(terms.price, _CURRENCY))
+            sold = replace(terms, provider_ids={_SHOP.price_field: variant})
+            await plans.change(connection, plan.id, sold)
+    section = f"GATEWAY_BILLING__{_SHOP.name.upper()}__"
+    return {
+        _SHOP.api_key_variable: token_urlsafe(16),
+        f"{section}API_BASE": f"{upstream_url}/store",
+        f"{section}STORE_ID": STORE_ID,
+        f"{section}TEST_MODE": "true",
+        # Nothing announces what was bought but the buyer who returns.
+        "GATEWAY_BILLING__POLL_INTERVAL": "1m",
+    }
 
 
 def _instructions(config: Config, facts: Mapping[str, str], account: DemoAccount) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from gateway.cli.demo.account import DemoAccount, ensure_account
-from gateway.cli.demo.running import _instructions
+from gateway.cli.demo.running import _instructions, open_shop
 from gateway.ledger.catalogue import plans
 from gateway.runtime.stores import StoreUrls
 from tests.cli.demo.seeding import demo_config
@@ -29,7 +29,6 @@ def test_demo_says_where_customers_and_operators_sign_in(tmp_path: Path) -> None
 async def test_paid_plans_of_the_demo_are_on_sale_at_its_shop(
     tmp_path: Path, own_database_url: str, redis_url: str
 ) -> None:
-    from gateway.cli.demo.shop import open_shop
     from gateway.cli.installation import connect, prepare
 
     config, stores = demo_config(tmp_path), StoreUrls(own_database_url, redis_url)
