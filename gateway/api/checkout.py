@@ -14,17 +14,20 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import AfterValidator, Field
 
+from gateway.api import coupons
+from gateway.api.coupons import HeldCoupon
 from gateway.api.errors import Conflict, Invalid
 from gateway.config.plans import Pack
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from gateway.ledger.db.session import Database
-from gateway.ledger.payments import checkouts, provider_customers
+from gateway.ledger.payments import checkouts, provider_customers, redemptions
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.provider_updates import ProviderUpdate, fetch_update
 from gateway.ledger.subscriptions.free_credits import had_trial
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.payments.provider import CheckoutRequest, Provider, ProviderRefused
+from policies.billing.coupons import Offer
 from policies.billing.issuing import Issuer
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.credits.allowances import has_seats
@@ -109,14 +112,18 @@ class Sale:
     provider: str | None = None
 
 
-async def create_plan_checkout(sale: Sale, plan: StoredPlan, *, quantity: int, now: datetime) -> Checkout:
+async def create_plan_checkout(
+    sale: Sale, plan: StoredPlan, *, quantity: int, now: datetime, coupon: str | None = None
+) -> Checkout:
     """Creates a subscription that is incomplete until it is paid for, and the checkout to pay at.
 
-    Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused, and Conflict for a trial of an unverified user.
+    Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused, Conflict for a trial of an unverified user, and
+    Invalid for a coupon that does not hold.
     """
     provider = sale.checkout_service.provider(sale.provider)
     sale.checkout_service.return_url()
     price_id = plan_price_id(provider, plan)
+    held = await _hold(sale, provider, coupon, offer=coupons.offer_of_plan(plan, quantity=quantity), now=now)
     async with sale.database.transaction() as connection:
         waiting = await await_payment(
             connection, sale.user.id, plan_id=plan.id, provider=provider.name, now=now, quantity=quantity
@@ -130,29 +137,39 @@ async def create_plan_checkout(sale: Sale, plan: StoredPlan, *, quantity: int, n
             price=plan.terms.price,
             currency=plan.terms.currency,
         )
+        if held is not None:
+            await coupons.reserve(connection, held, checkout)
         trial_days = 0 if await had_trial(connection, sale.user.id) else plan.terms.trial_period_days
         if trial_days and sale.checkout_service.requires_verified and sale.user.email_verified_at is None:
             raise Conflict("A trial needs a verified address; POST /me/verify-email sends the mail again.")
-    return await _create_at_provider(sale, checkout, quantity=quantity, trial_days=trial_days, terms=plan.terms)
+    return await _create_at_provider(
+        sale, checkout, quantity=quantity, held=held, trial_days=trial_days, terms=plan.terms
+    )
 
 
-async def create_pack_checkout(sale: Sale, pack: Pack) -> Checkout:
-    """Creates the checkout of a pack. Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused."""
+async def create_pack_checkout(sale: Sale, pack: Pack, *, now: datetime, coupon: str | None = None) -> Checkout:
+    """Creates the checkout of a pack, whose credits include those that a coupon gives.
+
+    Raises PaymentsNotConfigured, ProviderUnavailable, ProviderRefused, and Invalid for a coupon that does not hold.
+    """
     provider = sale.checkout_service.provider(sale.provider)
     sale.checkout_service.return_url()
     price_id = _require_price_id(provider, provider_ids(pack), sold=pack.id)
+    held = await _hold(sale, provider, coupon, offer=coupons.offer_of_pack(pack), now=now)
     async with sale.database.transaction() as connection:
         checkout = await checkouts.create(
             connection,
             sale.user.id,
             provider=provider.name,
             pack_id=pack.id,
-            credits=pack.credits,
+            credits=pack.credits + (0 if held is None else held.bonus_credits),
             price_id=price_id,
             price=pack.price,
             currency=pack.currency,
         )
-    return await _create_at_provider(sale, checkout, quantity=1)
+        if held is not None:
+            await coupons.reserve(connection, held, checkout)
+    return await _create_at_provider(sale, checkout, quantity=1, held=held)
 
 
 def check_seats(plan: StoredPlan, quantity: int | None) -> None:
@@ -220,8 +237,20 @@ def get_checkout_service(request: Request) -> CheckoutService:
 CheckoutServiceDep = Annotated[CheckoutService, Depends(get_checkout_service)]
 
 
+async def _hold(sale: Sale, provider: Provider, code: str | None, *, offer: Offer, now: datetime) -> HeldCoupon | None:
+    if code is None:
+        return None
+    return await coupons.hold(sale.database, provider, code, user_id=sale.user.id, offer=offer, now=now)
+
+
 async def _create_at_provider(
-    sale: Sale, checkout: Checkout, *, quantity: int, trial_days: int = 0, terms: PlanTerms | None = None
+    sale: Sale,
+    checkout: Checkout,
+    *,
+    quantity: int,
+    held: HeldCoupon | None,
+    trial_days: int = 0,
+    terms: PlanTerms | None = None,
 ) -> Checkout:
     provider = sale.checkout_service.provider(checkout.provider)
     success_url, cancel_url = _return_urls(sale.checkout_service, checkout)
@@ -237,14 +266,23 @@ async def _create_at_provider(
         trial_days=trial_days,
         is_metered=terms is not None and terms.pricing_model == "usage",
         overage_price_id=None if terms is None else terms.overage_stripe_price_id,
+        expires_at=None if held is None else held.expires_at,
+        discount=None if held is None else held.discount(checkout),
     )
-    created = await with_customer(
-        provider,
-        sale.database,
-        sale.user,
-        lambda customer_id: provider.create_checkout(replace(request, customer_id=customer_id)),
-    )
+    try:
+        created = await with_customer(
+            provider,
+            sale.database,
+            sale.user,
+            lambda customer_id: provider.create_checkout(replace(request, customer_id=customer_id)),
+        )
+    except ProviderRefused:
+        async with sale.database.transaction() as connection:
+            await redemptions.release(connection, checkout.id)
+        raise
     async with sale.database.transaction() as connection:
+        if held is not None:
+            await coupons.keep(connection, checkout, provider)
         return await checkouts.record_at_provider(
             connection, checkout.id, provider_checkout_id=created.id, url=created.url
         )

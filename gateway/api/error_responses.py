@@ -194,6 +194,7 @@ _DUPLICATES = {
     **{name: f"Another plan has, or had, this {name}." for name in ID_FIELDS},
     "uq_subscriptions_current": "The user has a current subscription; cancel that one at once before starting another.",
     "uq_subscriptions_trial": "The account has had its one trial; subscribe without.",
+    "uq_coupons_code": "There is a coupon of this code already, perhaps an inactive one.",
     "uq_permissions_name": "There is a permission of this name already.",
 }
 

@@ -60,13 +60,31 @@ class InvalidWebhook(Exception):  # noqa: N818 - an answer (400), not a fault
     """The message is unsigned, signed with an unknown secret, too old, or malformed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discount:
+    """What a coupon takes off at a checkout: `percent_off`, or `amount_off` in `currency`.
+
+    `terms_id` is the same wherever the terms are. `code` is of this checkout alone. `months`: for how long from the
+    first payment on; None: off one payment. It is of no use after `expires_at`.
+    """
+
+    terms_id: str
+    code: str
+    name: str
+    percent_off: Decimal | None
+    amount_off: Decimal | None
+    currency: str
+    months: int | None
+    expires_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class CheckoutRequest:
     """What a checkout sells. `reference` is the gateway's checkout id; the provider returns it with the payment.
 
     `is_subscription` False: paid once. `is_metered`: billed by reported usage, so it has no quantity.
     `customer_id` None: the provider creates a customer from the email address. `overage_price_id` is a metered price
-    that the subscription has besides.
+    that the subscription has besides. Nobody pays after `expires_at`; None: as long as the provider takes it.
     """
 
     reference: str
@@ -80,6 +98,8 @@ class CheckoutRequest:
     trial_days: int = 0
     is_metered: bool = False
     overage_price_id: str | None = None
+    expires_at: datetime | None = None
+    discount: Discount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +202,10 @@ class Provider(Protocol):
 
     async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:
         """Creates one checkout per reference."""
+        ...
+
+    async def expire_checkout(self, checkout_id: str) -> bool:
+        """Nobody can pay at it from now on; False: somebody has. Of a provider with `traits.expires_checkouts`."""
         ...
 
     async def portal_url(self, customer_id: str, *, return_url: str) -> str:

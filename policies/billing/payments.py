@@ -189,11 +189,12 @@ class RemotePayment:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckout:
-    """`is_over`: it has expired unpaid."""
+    """`is_over`: it has expired unpaid. `is_complete`: the buyer has done what there was to do."""
 
     id: str
     reference: str
     is_over: bool
+    is_complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,8 @@ class ProviderTraits:
     `buyer_enters_email`: the buyer names the customer at the checkout, so the address may differ from the account's.
     `signature_field`: the header field with its signature of an event. `changes_kept_for`: how far back the provider
     lists changes. `metered_usage` None: it does not bill by usage.
-    `schedules_changes`: it can change a plan with the period's end.
+    `schedules_changes`: it can change a plan with the period's end. `expires_checkouts`: it ends a checkout where it is
+    asked to, and tells of each that has ended unpaid.
     """
 
     event_types: frozenset[str]
@@ -62,6 +63,7 @@ class ProviderTraits:
     cancels_immediately: bool = True
     metered_usage: MeteredUsage | None = field(default=None)
     schedules_changes: bool = False
+    expires_checkouts: bool = False
 
 
 PROVIDERS: Mapping[str, ProviderNames] = MappingProxyType(

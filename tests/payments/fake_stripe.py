@@ -22,6 +22,7 @@ from starlette.routing import Route
 from tests.payments.stripe.fake.changes import FakeChanges, Refusal
 from tests.payments.stripe.fake.changes import Object as Object
 from tests.payments.stripe.fake.clock import DAY, FakeClock
+from tests.payments.stripe.fake.promotions import FakePromotions
 from tests.payments.stripe.fake.versions import ENDIVE, in_version
 
 MONTH = 30 * 86_400
@@ -45,6 +46,7 @@ class FakeStripe:
         self.sessions: list[Object] = []
         self.refunds_refused = False
         self.changes = FakeChanges(self)
+        self.promotions = FakePromotions(self)
         self.clock = FakeClock(self)
         self.events_version = ENDIVE
         self.answers_version: str | None = None
@@ -79,6 +81,7 @@ class FakeStripe:
     def pay_checkout(self, session_id: str) -> None:
         """The buyer pays at the checkout. Where a promotion code leaves nothing to pay, there is no payment."""
         session = self.objects[session_id]
+        self.promotions.redeem(session)
         is_free = session["mode"] == "payment" and not session["_amount"]
         session.update(status="complete", payment_status="no_payment_required" if is_free else "paid")
         if session["mode"] == "subscription":
@@ -263,6 +266,8 @@ class FakeStripe:
             "customers": lambda params: self.new("cus", "customer", email=params["email"], metadata=params["metadata"]),
             "checkout/sessions": self._session,
             "billing_portal/sessions": self._portal,
+            "coupons": self.promotions.create_coupon,
+            "promotion_codes": self.promotions.create_code,
             "refunds": lambda params: self._asked_refund(params["payment_intent"], params.get("amount")),
             "billing/meter_events": self._meter_event,
         }
@@ -272,6 +277,8 @@ class FakeStripe:
             return self.changes.schedule(path[1:], given)
         if path[0] == "invoices":
             return self.changes.void(self.objects[path[1]])
+        if path[-1] == "expire":
+            return self.promotions.expire_session(self.objects[path[2]])
         return makers["/".join(path)](given)
 
     def _list(self, kind: str, wanted: Object) -> Object:
@@ -310,7 +317,7 @@ class FakeStripe:
         return found
 
     def _session(self, params: Object) -> Object:
-        self._check_customer(params["customer"])
+        self.check_customer(params["customer"])
         kept = params.get("customer_update", {})
         for option, needed in (("automatic_tax", "address"), ("tax_id_collection", "name")):
             if option in params and kept.get(needed) != "auto":
@@ -339,6 +346,7 @@ class FakeStripe:
             amount_subtotal=self.prices[price["price"]] * int(price.get("quantity", 1)),
         )
         made["url"] = f"https://checkout.test/{made['id']}"
+        self.promotions.apply(made, params)
         return made
 
     def _begin(self, session: Object, metadata: Object) -> Object:
@@ -491,10 +499,10 @@ class FakeStripe:
         return intent
 
     def _portal(self, params: Object) -> Object:
-        self._check_customer(params["customer"])
+        self.check_customer(params["customer"])
         return self.new("bps", "billing_portal.session", url=f"https://portal.test?to={params['return_url']}")
 
-    def _check_customer(self, customer_id: str) -> None:
+    def check_customer(self, customer_id: str) -> None:
         if customer_id not in self.objects or self.objects[customer_id].get("deleted"):
             raise Refusal(400, f"No such customer: '{customer_id}'", code="resource_missing", param="customer")
 

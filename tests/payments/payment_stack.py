@@ -102,7 +102,7 @@ class PaymentStack:
         return found
 
     async def buy_pack(self, user: User) -> Checkout:
-        return await create_pack_checkout(Sale(self.checkout_service, self.database, user), PACK)
+        return await create_pack_checkout(Sale(self.checkout_service, self.database, user), PACK, now=now())
 
     async def deliver(self, body: bytes, headers: Mapping[str, str], *, status: int = 200) -> Any:
         answer = await self.client.post(PATHS[self.provider.name], content=body, headers=dict(headers))

@@ -23,7 +23,7 @@ from gateway.api.admin.accounts import (
 )
 from gateway.api.admin.auth import ROOT, TOKEN_PREFIX_SUFFIX, AdminAuthenticator, ScopeMiddleware
 from gateway.api.admin.billing import invoices, payments, refunds, replays, subscriptions, webhook_events
-from gateway.api.admin.catalogue import experiments, permissions, plans, prices, products
+from gateway.api.admin.catalogue import coupons, experiments, permissions, plans, prices, products
 from gateway.api.admin.dependencies import AdminDependencies, Reconcile
 from gateway.api.admin.records import (
     analyses,
@@ -79,6 +79,7 @@ ENDPOINTS = (
     permissions,
     prices,
     products,
+    coupons,
     subscriptions,
     credits,
     usage_exports,

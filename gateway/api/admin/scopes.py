@@ -22,6 +22,7 @@ _WRITES = {
     "products": "plans:write",
     "experiments": "plans:write",
     "subscriptions": "subscriptions:write",
+    "coupons": "billing:write",
     "payments": "billing:write",
     "invoices": "billing:write",
     "refunds": "billing:write",

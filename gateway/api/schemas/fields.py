@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from unicodedata import category
 from zoneinfo import available_timezones
 
+from fastapi import Query
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -291,3 +292,7 @@ Rate = Annotated[
 Currency = Annotated[
     str, _shaped(r"[A-Z]{3}", "must be a currency of ISO 4217, as USD"), AfterValidator(_currency_in_use)
 ]
+CouponCode = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40), AfterValidator(_printable)
+]
+CouponInQuery = Annotated[CouponCode | None, Query(description="A coupon, where the body has none.")]

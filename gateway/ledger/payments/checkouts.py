@@ -15,6 +15,7 @@ from gateway.ledger.db.errors import checked
 from gateway.ledger.db.rows import columns as columns_of
 from gateway.ledger.db.rows import value
 from gateway.ledger.db.tables import checkouts
+from gateway.ledger.payments import redemptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ async def record_at_provider(
 
 
 async def close(connection: AsyncConnection, checkout_id: UUID, *, status: str) -> None:
-    """Leaves a completed checkout as it is."""
+    """Leaves a completed checkout as it is. The coupon that it has reserved is redeemed with it, or released."""
+    await (redemptions.redeem if status == "completed" else redemptions.release)(connection, checkout_id)
     await connection.execute(
         update(checkouts)
         .where(checkouts.c.id == checkout_id, checkouts.c.status != "completed")

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans, provider_prices
 from gateway.ledger.catalogue.plans import StoredPlan
-from gateway.ledger.payments import checkouts, own_parts, payments, provider_customers, provider_sync
+from gateway.ledger.payments import checkouts, own_parts, payments, provider_customers, provider_sync, redemptions
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.own_parts import ProviderMismatch
 from gateway.ledger.payments.payment_booking import PaymentPurpose, book
@@ -203,6 +203,8 @@ async def _apply_checkout(connection: AsyncConnection, update: ProviderUpdate) -
         return False
     if remote.is_over:
         await checkouts.close(connection, checkout.id, status="expired")
+    if remote.is_complete:
+        await redemptions.redeem(connection, checkout.id)
     return True
 
 

@@ -6,6 +6,7 @@ that is paid for; both are in its invoices.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,8 +14,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
+from gateway.payments.provider import Discount, ProviderRefused
 from policies.billing.invoicing import Line, Period, PriceTier
-from policies.billing.money import from_minor
+from policies.billing.money import from_minor, to_minor
 from policies.billing.payments import (
     PaymentStatus,
     RemoteInvoice,
@@ -119,6 +121,36 @@ def read_order(found: Resource) -> RemotePayment:
         occurred_at=instant(attributes["created_at"]),
         email=attributes.get("user_email"),
     )
+
+
+def write_discount(discount: Discount) -> tuple[str, dict[str, Any]]:
+    """The code of a discount, and its attributes; codes have capitals and digits only.
+
+    https://docs.lemonsqueezy.com/api/discounts/create-discount. Raises ProviderRefused for a part of a percent.
+    """
+    percent, code = discount.percent_off, re.sub("[^A-Z0-9]", "", discount.code)
+    if percent is not None and percent != int(percent):
+        reason = f"Lemon Squeezy takes off whole percents only, and not {percent}"
+        raise ProviderRefused(reason)
+    off = to_minor(discount.amount_off or Decimal(0), discount.currency) if percent is None else int(percent)
+    duration: dict[str, Any] = {"duration": "once"}
+    if discount.months is not None:
+        duration = {"duration": "repeating", "duration_in_months": discount.months}
+    return code, {
+        "name": discount.name,
+        "code": code,
+        "amount": off,
+        "amount_type": "fixed" if percent is None else "percent",
+        "is_limited_to_products": True,
+        "is_limited_redemptions": True,
+        "max_redemptions": 1,
+        "expires_at": written(discount.expires_at),
+        **duration,
+    }
+
+
+def written(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000000Z")
 
 
 def instant(text: str | None) -> datetime | None:

@@ -24,8 +24,9 @@ from gateway.payments.stripe.calls import executed_once, idempotency_key, respon
 from gateway.payments.stripe.changes import SubscriptionChanges
 from gateway.payments.stripe.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
 from gateway.payments.stripe.permissions import find_missing
+from gateway.payments.stripe.promotions import create_promotion_code
 from gateway.payments.stripe.sessions import CheckoutOptions, session_fields
-from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemoteCheckout, RemotePayment, Snapshot
+from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent, RemotePayment, Snapshot
 from policies.billing.price_checks import RemotePrice
 from policies.billing.providers import MeteredUsage, ProviderTraits
 
@@ -51,6 +52,7 @@ class Stripe:
         # and an identifier counts once within at least 24 hours. Less is safe: usage is reported by whole days.
         metered_usage=MeteredUsage(accepted_for=timedelta(days=33), deduplicated_for=timedelta(hours=23)),
         schedules_changes=True,
+        expires_checkouts=True,
     )
 
     def __init__(
@@ -88,9 +90,22 @@ class Stripe:
     async def create_checkout(self, request: CheckoutRequest) -> CreatedCheckout:
         sessions = self._client.v1.checkout.sessions
         key = idempotency_key("checkout", request.reference, request.customer_id or "")
-        fields = session_fields(request, self._checkout_options)
+        promotion_code = None
+        if request.discount is not None and request.customer_id is not None:
+            promotion_code = await create_promotion_code(
+                self._client, request.discount, customer_id=request.customer_id
+            )
+        fields = session_fields(request, self._checkout_options, promotion_code=promotion_code)
         created = await response(sessions.create_async(cast(Any, fields), key))
         return CreatedCheckout(created["id"], created["url"])
+
+    async def expire_checkout(self, checkout_id: str) -> bool:
+        sessions = self._client.v1.checkout.sessions
+        try:
+            await response(sessions.expire_async(checkout_id))
+        except ProviderRefused:  # it is not open any more
+            return bool((await response(sessions.retrieve_async(checkout_id)))["status"] == "expired")
+        return True
 
     async def portal_url(self, customer_id: str, *, return_url: str) -> str:
         portal = self._client.v1.billing_portal.sessions
@@ -209,7 +224,7 @@ class Stripe:
 
     async def _checkout(self, session_id: str) -> Snapshot:
         session = await response(self._client.v1.checkout.sessions.retrieve_async(session_id))
-        about = RemoteCheckout(session_id, session.get("client_reference_id") or "", session["status"] == "expired")
+        about = objects.read_checkout(session)
         if session.get("subscription"):
             found = await self._subscription(session["subscription"])
             return Snapshot(found.subscriptions, found.payments, about)

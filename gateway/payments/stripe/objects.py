@@ -13,6 +13,7 @@ from policies.billing.money import EXACT, exponent
 from policies.billing.payments import (
     DisputeStatus,
     PaymentStatus,
+    RemoteCheckout,
     RemoteDispute,
     RemoteInvoice,
     RemoteItem,
@@ -142,6 +143,12 @@ def read_intent_payment(intent: Object, *, refunds: Iterable[Object], disputes: 
         occurred_at=instant(intent.get("created")),
         reference=(intent.get("metadata") or {}).get(REFERENCE),
     )
+
+
+def read_checkout(session: Object) -> RemoteCheckout:
+    status = session["status"]
+    reference = session.get("client_reference_id") or ""
+    return RemoteCheckout(session["id"], reference, is_over=status == "expired", is_complete=status == "complete")
 
 
 def read_free_checkout(session: Object) -> tuple[RemotePayment, ...]:

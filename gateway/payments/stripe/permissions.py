@@ -45,6 +45,8 @@ PERMISSIONS = (
     Permission("PaymentIntents", "read", f"payment_intents/{NOBODY}", purpose="payments of packs, confirmations"),
     Permission("Disputes", "read", f"disputes/{NOBODY}", purpose="disputes"),
     Permission("Prices", "read", f"prices/{NOBODY}", purpose="price differences, schedules"),
+    Permission("Coupons", "write", f"coupons/{NOBODY}", purpose="coupons"),
+    Permission("Promotion codes", "write", f"promotion_codes/{NOBODY}", purpose="coupons"),
     Permission("Events", "read", f"events/{NOBODY}", purpose="what no webhook announced"),
     Permission("Meter events", "write", "billing/meter_events", purpose="plans with usage or overage"),
 )

@@ -35,14 +35,25 @@ class CheckoutOptions:
         return fields
 
 
-def session_fields(request: CheckoutRequest, options: CheckoutOptions) -> dict[str, Any]:
-    """The fields of https://docs.stripe.com/api/checkout/sessions/create."""
+def session_fields(
+    request: CheckoutRequest, options: CheckoutOptions, *, promotion_code: str | None = None
+) -> dict[str, Any]:
+    """The fields of https://docs.stripe.com/api/checkout/sessions/create.
+
+    With a discount of the gateway's, Stripe takes no code that the buyer enters on its page.
+    """
     lines = [{"price": request.price_id, **({} if request.is_metered else {"quantity": request.quantity})}]
     if request.overage_price_id is not None:
         lines.append({"price": request.overage_price_id})
     tagged: dict[str, Any] = {"metadata": {objects.REFERENCE: request.reference}}
     if request.is_subscription and request.trial_days:
         tagged["trial_period_days"] = request.trial_days
+    asked = options.fields(has_customer=request.customer_id is not None)
+    if promotion_code is not None:
+        asked.pop("allow_promotion_codes", None)
+        asked["discounts"] = [{"promotion_code": promotion_code}]
+    if request.expires_at is not None:
+        asked["expires_at"] = int(request.expires_at.timestamp())
     return {
         "mode": "subscription" if request.is_subscription else "payment",
         "line_items": lines,
@@ -51,5 +62,5 @@ def session_fields(request: CheckoutRequest, options: CheckoutOptions) -> dict[s
         "cancel_url": request.cancel_url,
         **({"customer": request.customer_id} if request.customer_id else {"customer_email": request.email}),
         "subscription_data" if request.is_subscription else "payment_intent_data": tagged,
-        **options.fields(has_customer=request.customer_id is not None),
+        **asked,
     }

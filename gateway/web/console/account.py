@@ -70,6 +70,7 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
         "ledger": await get(f"/users/{user_id}/ledger", limit=_SHOWN),
         "calls": await get("/usage", user_id=user_id, limit=_SHOWN),
         "payments": await get("/payments", user_id=user_id, limit=_SHOWN),
+        "redemptions": await get("/coupon-redemptions", user_id=user_id, limit=_SHOWN),
         "invoices": await get("/invoices", user_id=user_id, limit=_SHOWN),
         "history": await get("/audit-log", entity="user", entity_id=user_id, limit=_SHOWN),
         "plans": (await get("/plans"))["data"],

@@ -21,6 +21,7 @@ from gateway.web.console import (
     account,
     actions,
     audit,
+    coupons,
     experiments,
     exports,
     find,
@@ -53,7 +54,7 @@ MENU = (
     Link("System", "/system"),
 )
 _PAGES: tuple[ModuleType, ...] = (
-    *(today, find, account, actions, usage, exports, plans, experiments, money, why, audit, sign_in),
+    *(today, find, account, actions, usage, exports, plans, coupons, experiments, money, why, audit, sign_in),
 )
 
 

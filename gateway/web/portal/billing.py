@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from gateway.api.account.billing import statements
+from gateway.api.account.billing import coupons, statements
+from gateway.api.schemas.coupons import OwnRedemption
 from gateway.api.schemas.pages import PageQuery
 from gateway.web.forms import in_address
 from gateway.web.pages import PageRoutes, uuid_in_path
@@ -23,6 +24,7 @@ async def show_billing(page: Customer) -> Response:
         "portal/billing.html",
         invoices=await statements.list_my_invoices(newest, page.me),
         payments=await statements.list_my_payments(newest, page.me),
+        redemptions=await _redeemed(page),
     )
 
 
@@ -51,3 +53,8 @@ async def download_invoice(page: Customer) -> Response:
 
 def _page_query(page: Customer) -> PageQuery:
     return in_address(PageQuery, {"limit": ROWS, "cursor": page.visit.request.query_params.get("cursor")})
+
+
+async def _redeemed(page: Customer) -> list[OwnRedemption]:
+    used = await coupons.list_my_coupons(PageQuery(limit=ROWS), page.me)
+    return [each for each in used.data if each.status == "redeemed"]

@@ -16,6 +16,7 @@ from gateway.api.account.records import ledger, limits
 from gateway.api.errors import NotFound
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
+from gateway.web.portal.coupons import find_previews
 from gateway.web.portal.customer import Customer
 from gateway.web.portal.home import own_subscription
 
@@ -26,7 +27,7 @@ customers: PageRoutes[Customer] = PageRoutes()
 
 @customers.get("/plan")
 async def show_plan(page: Customer) -> Response:
-    return await _render(page, Form())
+    return await _render(page, Form(defaults={"coupon": page.visit.request.query_params.get("coupon")}))
 
 
 @customers.post("/plan/subscribe")
@@ -34,7 +35,7 @@ async def subscribe(page: Customer) -> Response:
     form, portal = page.visit.form, page.portal
 
     async def call() -> subscriptions.BegunSubscription:
-        order = Order.model_validate({"quantity": form.whole("quantity") or 1})
+        order = Order.model_validate({"quantity": form.whole("quantity") or 1, "coupon": form.text("coupon")})
         plan_id = form.required("plan_id")
         return await subscriptions.subscribe(plan_id, page.me, portal.account, portal.checkout_service, order)
 
@@ -115,7 +116,7 @@ async def buy_pack(page: Customer) -> Response:
     form, portal = page.visit.form, page.portal
 
     async def call() -> checkout.Checkout:
-        body = NewCheckout(pack=form.required("pack"))
+        body = NewCheckout.model_validate({"pack": form.required("pack"), "coupon": form.text("coupon")})
         return await checkout.buy_credits(body, page.me, portal.account, portal.checkout_service)
 
     bought = await form.submit(call)
@@ -159,13 +160,18 @@ async def download_credits(page: Customer) -> Response:
 
 async def _render(page: Customer, form: Form) -> Response:
     account, service = page.portal.account, page.portal.checkout_service
+    offered = (await plans.list_plans(account, page.me.id)).data
+    packs = (await checkout.list_packs(page.me, service)).data
+    previews = await find_previews(page, form, plans=[plan.id for plan in offered], packs=[pack.id for pack in packs])
     return page.visit.render(
         "portal/plan.html",
         status=form.status,
         form=form,
         subscription=await own_subscription(page),
-        plans=(await plans.list_plans(account, page.me.id)).data,
-        packs=(await checkout.list_packs(page.me, service)).data,
+        plans=offered,
+        packs=packs,
+        coupon=form.shown("coupon").strip().upper(),
+        previews=previews,
         limits=await limits.get_limits(page.me.id, None, account),
         can_pay=bool(service.providers),
     )

@@ -22,9 +22,10 @@ from tests.web.console.operators import Api
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; .ci/packages installs it")
 
 # In the suite those that have something of their own; the rest behind full scale.
-PAGES = ("", "/find?q=example", "/accounts/{user}", "/usage", "/plans/{plan}")
+PAGES = ("", "/find?q=example", "/accounts/{user}", "/usage", "/plans/{plan}", "/coupons")
 MORE_PAGES = (
     "/experiments",
+    "/coupons/{coupon}",
     "/plans",
     "/prices",
     "/money",
@@ -57,7 +58,8 @@ async def grace(api: Api, admin: AdminApi) -> dict[str, str]:  # noqa: F811 - th
     await api.post("/payments", {"user_id": user["id"], "amount": "5.00"})
     async with admin.authenticator._database.transaction() as connection:
         await ingestion.ingest(connection, [a_line(UUID(user["id"]), at=now(), model="demo-1") for _ in range(3)])
-    return {"word": word, "user": user["id"], "plan": plan["id"]}
+    coupon = await api.post("/coupons", {"code": word, "amount_off": "2.50", "currency": "USD", "max_redemptions": 5})
+    return {"word": word, "user": user["id"], "plan": plan["id"], "coupon": coupon["id"]}
 
 
 async def sign_in(tab: Tab, origin: str) -> None:

@@ -24,6 +24,8 @@ ACTIONS = {
     "/plans/{plan}": "plans:write",
     "/permissions": "plans:write",
     "/permissions/{permission}/delete": "plans:write",
+    "/coupons": "billing:write",
+    "/coupons/{coupon}": "billing:write",
     "/payments/{payment}/refund": "billing:write",
     "/events/{event}/replay": "billing:write",
     "/experiments": "plans:write",
@@ -51,6 +53,8 @@ PAGES = (
         "/usage/exports",
         "/plans",
         "/prices",
+        "/coupons",
+        "/coupons/{coupon}",
         "/plans/{plan}",
         "/experiments",
         "/experiments/{experiment}",
@@ -81,6 +85,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "/plans/{plan}": {"price": "{price}", "confirmed": "{version}"},
     "/experiments": {"name": "matrix", "variants": "a: pro\nb: basic"},
     "/permissions": {"name": "matrix"},
+    "/coupons": {"code": "M-{word}", "kind": "percent_off", "value": "5"},
+    "/coupons/{coupon}": {"is_active": "1"},
     "/why": {"key": "gw_live_x"},
 }
 
@@ -92,6 +98,8 @@ async def things(api: Api) -> dict[str, str]:
     user = await api.create_user(plan=plan["id"])
     key = await api.post("/keys", {"user_id": user["id"]})
     payment = await api.post("/payments", {"user_id": user["id"], "amount": "5.00"})
+    word = uuid4().hex[:8]
+    coupon = await api.post("/coupons", {"code": f"C-{word}", "percent_off": "10"})
     token = await api.post("/admin-tokens", {"name": f"m{uuid4().hex}", "scopes": ["read"]})
     found = {"user": user["id"], "key": key["id"], "plan": plan["id"], "payment": payment["id"], "token": token["id"]}
     variants = [{"name": "a", "plans": [plan["id"]]}, {"name": "b", "plans": [(await api.create_plan())["id"]]}]
@@ -99,6 +107,8 @@ async def things(api: Api) -> dict[str, str]:
     await api.post(f"/experiments/{experiment['id']}/start")
     found["experiment"] = experiment["id"]
     return found | {"event": str(uuid4()), "run": str(uuid4()), "permission": str(uuid4())}
+    found |= {"coupon": coupon["id"], "word": word}
+    return found | {"event": str(uuid4()), "run": str(uuid4())}
 
 
 def test_matrix_has_every_page_and_action() -> None:
@@ -110,6 +120,7 @@ def test_matrix_has_every_page_and_action() -> None:
     }
     names = {"{user_id}": "{user}", "{key_id}": "{key}", "{payment_id}": "{payment}", "{event_id}": "{event}"}
     names |= {"{token_id}": "{token}", "{run_id}": "{run}", "{permission_id}": "{permission}"}
+    names |= {"{token_id}": "{token}", "{run_id}": "{run}", "{coupon_id}": "{coupon}"}
 
     def named(path: str) -> str:
         for old, new in names.items():

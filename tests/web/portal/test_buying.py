@@ -12,7 +12,7 @@ import pytest
 
 from gateway.api.checkout import CheckoutService
 from gateway.clock import now
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import coupons, plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from tests.payments.conftest import stripe_provider
 from tests.payments.fake_stripe import FakeStripe
@@ -86,3 +86,23 @@ async def test_a_pack_is_bought(buyer: Visitor, stripe: FakeStripe) -> None:
     await pay(buyer, stripe, await buyer.submit("/plan", "/plan/buy", status=200, pack=PACK.id))
     assert ",100," in await buyer.get("/credits.csv")
     await buyer.submit("/plan", "/plan/buy", status=422, pack="none")
+
+
+async def test_a_coupon_of_the_address_is_shown_and_used(
+    buyer: Visitor, stripe: FakeStripe, stack: PortalStack
+) -> None:
+    async with stack.account.database.transaction() as connection:
+        code = f"P{uuid4().hex[:10]}".upper()
+        await coupons.create(connection, code=code, percent_off=Decimal(40), packs=[PACK.id], plans=[])
+    page = await buyer.get("/plan", coupon=code.lower())
+    assert f"The coupon {code} is used" in page
+    assert re.search(r"<del[^>]*>5.00 USD</del> <ins>3.00 USD</ins>", page)
+    assert page.count(f'name="coupon" value="{code}"') == 1, "of the pack alone"
+    await pay(
+        buyer, stripe, await buyer.submit(f"/plan?coupon={code}", "/plan/buy", status=200, pack=PACK.id, coupon=code)
+    )
+    assert stripe.list_all("payment_intent")[-1]["amount"] == 300
+    assert code in await buyer.get("/billing")
+    again = await buyer.submit("/plan", "/plan/buy", status=422, pack=PACK.id, coupon=code)
+    assert "you have used it" in again.text
+    assert "There is no coupon NOPE." in await buyer.get("/plan", coupon="nope")

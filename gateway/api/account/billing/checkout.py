@@ -20,8 +20,9 @@ from gateway.api.checkout import (
     with_customer,
 )
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
-from gateway.api.schemas.fields import Line
+from gateway.api.schemas.fields import CouponCode, CouponInQuery, Line
 from gateway.api.schemas.pages import PageModel, RequestModel, ResponseModel
+from gateway.clock import now
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments import checkouts
 from gateway.ledger.payments.provider_updates import apply_update
@@ -41,6 +42,7 @@ class Pack(ResponseModel):
 class NewCheckout(RequestModel):
     pack: Line = Field(examples=["pack-100"])
     provider: ProviderName | None = Field(default=None, description="Who takes the payment; the default if left out.")
+    coupon: CouponCode | None = Field(default=None, description="`?coupon=` does the same.")
 
 
 class Checkout(ResponseModel):
@@ -79,12 +81,17 @@ async def list_packs(me: Me, checkout_service: CheckoutServiceDep) -> PageModel[
 
 @router.post("/credits/checkout", status_code=201, summary="Buy a pack of credits", responses=CONFLICTS)
 async def buy_credits(
-    body: NewCheckout, me: Me, dependencies: DependenciesDep, checkout_service: CheckoutServiceDep
+    body: NewCheckout,
+    me: Me,
+    dependencies: DependenciesDep,
+    checkout_service: CheckoutServiceDep,
+    coupon: CouponInQuery = None,
 ) -> Checkout:
     """Gives the URL to pay at. The credits are there once the provider says that they are paid for."""
     checkout_service.provider(body.provider)
     sale = Sale(checkout_service, dependencies.database, me.user, body.provider)
-    return Checkout.model_validate(await create_pack_checkout(sale, checkout_service.pack(body.pack)))
+    pack = checkout_service.pack(body.pack)
+    return Checkout.model_validate(await create_pack_checkout(sale, pack, now=now(), coupon=body.coupon or coupon))
 
 
 @router.get("/checkout/{checkout_id}", summary="What became of a checkout", responses=UNKNOWN)

@@ -25,9 +25,9 @@ from gateway.api.checkout import (
     check_seats,
     create_plan_checkout,
 )
-from gateway.api.errors import Conflict
+from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
-from gateway.api.schemas.fields import Line, PositiveCount
+from gateway.api.schemas.fields import CouponCode, CouponInQuery, Line, PositiveCount
 from gateway.api.schemas.pages import RequestModel
 from gateway.clock import now
 from gateway.ledger.accounts import persons
@@ -62,6 +62,7 @@ class BegunSubscription(OwnSubscription):
 class Order(RequestModel):
     quantity: PositiveCount = Field(default=1, description="Seats, of a plan that has them; of any other only 1.")
     provider: ProviderName | None = Field(default=None, description="Who takes the payment; the default if left out.")
+    coupon: CouponCode | None = Field(default=None, description="Of a paid plan. `?coupon=` does the same.")
 
 
 class Ending(RequestModel):
@@ -87,6 +88,7 @@ async def subscribe(
     dependencies: DependenciesDep,
     checkout_service: CheckoutServiceDep,
     order: Annotated[Order | None, Body()] = None,
+    coupon: CouponInQuery = None,
 ) -> BegunSubscription:
     """A free plan is active at once. A paid one is incomplete until it is paid for at `checkout_url`.
 
@@ -102,9 +104,13 @@ async def subscribe(
     if not is_free(plan.terms):
         _check_may_buy(current, plan)
         sale = Sale(checkout_service, dependencies.database, me.user, order.provider)
-        checkout = await create_plan_checkout(sale, plan, quantity=order.quantity, now=now())
+        checkout = await create_plan_checkout(
+            sale, plan, quantity=order.quantity, now=now(), coupon=order.coupon or coupon
+        )
         waiting = await read_own(me, checkout.subscription_id)
         return _started(waiting, checkout_id=checkout.id, checkout_url=checkout.url)
+    if order.coupon or coupon:
+        raise Invalid("coupon", f"is for what costs something, and {plan.id} is free")
     async with me.unit_of_work.change() as change:
         started = await lifecycle.start(
             change.connection,

@@ -32,6 +32,7 @@ from gateway.ledger.db.tables.payments import (
     usage_reports,
 )
 from gateway.ledger.db.tables.reports import report_months, revenue_entries, subscription_movements, usage_months
+from gateway.ledger.db.tables.selling import coupon_redemptions, coupons
 from gateway.ledger.db.tables.sessions import one_time_tokens, refresh_tokens, sessions, throttles
 from gateway.ledger.db.tables.subscriptions import (
     payment_transactions,
@@ -62,6 +63,8 @@ __all__ = [
     "billing_spans",
     "catalogue",
     "checkouts",
+    "coupon_redemptions",
+    "coupons",
     "credit_grants",
     "credit_ledger",
     "experiments",
