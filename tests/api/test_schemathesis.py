@@ -67,6 +67,13 @@ BEYOND_SCHEMAS = {
     "is not valid, was used already or is too old": "tokens out of a mail",
     "is no amount of": "depends on the currency",
     "in whole minor units": "depends on the currency and on what was refunded before",
+    "give one of percent_off": "of three fields one",
+    "give amount_off and currency together": "as here",
+    "amount_off takes nothing off": "in digits, zero has many forms",
+    "there is no coupon": "operators make coupons",
+    "there is no plan": "and plans",
+    "there is no pack": "and configure packs",
+    "name a plan or a pack": "of two fields one",
     "must be JSON with": "depends on the route that is quoted",
 }
 

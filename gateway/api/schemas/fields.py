@@ -289,6 +289,19 @@ Rate = Annotated[
         }
     ),
 ]
+Percent = Annotated[
+    Decimal,
+    BeforeValidator(partial(_exact, places=2)),
+    Field(gt=0, le=100, decimal_places=2),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^([1-9]\d?(\.\d{1,2})?|0\.(\d[1-9]|[1-9])|100)$"},
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 100, "multipleOf": 0.01},
+            ]
+        }
+    ),
+]
 Currency = Annotated[
     str, _shaped(r"[A-Z]{3}", "must be a currency of ISO 4217, as USD"), AfterValidator(_currency_in_use)
 ]

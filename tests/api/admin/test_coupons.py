@@ -24,7 +24,7 @@ async def test_coupon_is_made_found_disabled_and_audited(admin_api: AdminApi) ->
     assert changed == await admin_api.get(f"/coupons/{made['id']}")
     assert changed in await admin_api.pages("/coupons", limit=1)
     assert [each["action"] for each in await admin_api.audit(made["id"])] == ["coupons.create", "coupons.change"]
-    assert await admin_api.pages(f"/coupon-redemptions?coupon_id={made['id']}") == []
+    assert await admin_api.pages("/coupon-redemptions", limit=5, coupon_id=made["id"]) == []
     await admin_api.call("POST", "/coupons", status=409, json=body)
 
 
@@ -35,6 +35,7 @@ async def test_coupon_is_made_found_disabled_and_audited(admin_api: AdminApi) ->
         ({"percent_off": 5, "bonus_credits": 5}, "give one of"),
         ({"amount_off": "1"}, "give amount_off and currency together"),
         ({"amount_off": "1.5", "currency": "JPY"}, "no amount of JPY"),
+        ({"amount_off": "0", "currency": "USD"}, "takes nothing off"),
         ({"percent_off": 101}, "less than or equal to 100"),
         ({"percent_off": 5, "plans": ["nothing"]}, "there is no plan nothing"),
         ({"percent_off": 5, "packs": ["nothing"]}, "there is no pack nothing"),

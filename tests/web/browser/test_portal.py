@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 
+from gateway.api.checkout import CheckoutService
 from gateway.clock import now
 from gateway.ledger.credits import grants
 from gateway.ledger.invoicing import invoices
@@ -16,17 +18,21 @@ from gateway.ledger.usage.refusals import RefusedIn
 from policies.billing.invoicing import Line
 from policies.billing.issuing import Issuer
 from tests.ledger.make import a_key, a_line
+from tests.payments.conftest import stripe_provider
+from tests.payments.fake_stripe import FakeStripe
+from tests.payments.payment_stack import PACK
 from tests.support.sampling import IS_FULL
 from tests.web.browser.chromium import AXE, CHROMIUM, Tab, check
 from tests.web.browser.conftest import Serve
-from tests.web.portal.visitors import PASSWORD, PortalStack
+from tests.web.portal.visitors import PASSWORD, PortalStack, build_stack
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; .ci/packages installs it")
 
 NOON = datetime.combine(now().date(), datetime.min.time(), UTC) - timedelta(days=3)
 # In the suite those that have something of their own; the rest behind full scale.
-PAGES = ("", "/keys", "/usage", "/plan", "/alerts", "/first-call", "/account")
+PAGES = ("", "/keys", "/usage", "/plan?coupon=nope", "/alerts", "/first-call", "/account")
 MORE_PAGES = (
+    "/plan",
     "/billing",
     "/refusals",
     "/keys?revoked=1",
@@ -44,8 +50,14 @@ STRANGERS_PAGES = ("/sign-in", "/sign-up", "/forgot", "/reset", "/verify", "/not
 
 @pytest.fixture(scope="module")
 async def origin(stack: PortalStack, serve: Serve) -> AsyncIterator[str]:
-    async with serve(stack.app) as address:
-        yield address
+    """Of a portal that sells a pack, too."""
+    provider = stripe_provider(FakeStripe({"price_pack": 500}))
+    service = CheckoutService(providers={"stripe": provider}, default="stripe", packs=(PACK,))
+    async with httpx.AsyncClient() as client:
+        selling = build_stack(stack.account, client, checkout_service=service)
+        async with serve(selling.app) as address:
+            yield address
+    await provider.close()
 
 
 @pytest.fixture

@@ -279,3 +279,18 @@ async def test_failed_webhooks_are_replayed_together(root: Browser, api: Api) ->
             await root.get("/money?list=events")
     assert (run["state"], run["replayed"]) == ("done", run["events"])
     await root.submit("/money?list=events", f"/replays/{run['id']}/cancel")
+
+
+async def test_coupon_is_made_seen_and_disabled(root: Browser, api: Api) -> None:
+    code = f"T-{uuid4().hex[:8]}".upper()
+    fields = {"code": code, "kind": "amount_off", "value": "2.50", "currency": "usd", "once_per_account": "1"}
+    await root.submit("/coupons", status=422, **fields | {"plans": "nothing"})
+    made = await root.follow(await root.submit("/coupons", **fields, max_redemptions="7", expires_at="2099-01-01"))
+    assert f"Customers can enter {code} from now on." in made
+    assert "2.50 USD off" in made
+    coupon = next(each for each in (await api.get("/coupons"))["data"] if each["code"] == code)
+    assert (coupon["max_redemptions"], coupon["once_per_account"], coupon["plans"]) == (7, True, None)
+    disabled = await root.follow(await root.submit(f"/coupons/{coupon['id']}"))
+    assert f"{code} is disabled" in disabled
+    assert "Enable it" in disabled
+    await root.get("/coupons/x", status=404)

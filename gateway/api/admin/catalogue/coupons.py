@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from decimal import Decimal
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
@@ -17,7 +16,17 @@ from gateway.api.checkout import CheckoutService, CheckoutServiceDep
 from gateway.api.errors import Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.coupons import Coupon, Redemption, coupon_of
-from gateway.api.schemas.fields import Currency, Flag, FutureInstant, Line, PositiveCount, PositiveCredits, Price, Text
+from gateway.api.schemas.fields import (
+    Currency,
+    Flag,
+    FutureInstant,
+    Line,
+    Percent,
+    PositiveCount,
+    PositiveCredits,
+    Price,
+    Text,
+)
 from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, page_of, unset
 from gateway.ledger.catalogue import coupons, plans
 from gateway.ledger.db.errors import NotFound
@@ -31,7 +40,6 @@ Code = Annotated[
     StringConstraints(strip_whitespace=True, to_upper=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{2,39}$"),
     Field(description="What customers enter, in capitals or not.", examples=["LAUNCH20"]),
 ]
-Percent = Annotated[Decimal, Field(gt=0, le=100, decimal_places=2, max_digits=5)]
 Ids = Annotated[list[Line], Field(max_length=100)]
 _PLANS = "By id; null: every plan, [] none."
 _PACKS = "By id; null: every pack, [] none."
@@ -41,8 +49,10 @@ _TOTAL = "Of all accounts; null: no limit."
 class NewCoupon(RequestModel):
     code: Code
     description: Text | None = None
-    percent_off: Percent | None = Field(default=None, description="One of this, `amount_off` and `bonus_credits`.")
-    amount_off: Price | None = Field(default=None, gt=0, description="Of one payment, in `currency`.")
+    percent_off: Percent | None = Field(
+        default=None, examples=["20"], description="One of this, `amount_off` and `bonus_credits`."
+    )
+    amount_off: Price | None = Field(default=None, description="Of one payment, in `currency`.")
     currency: Currency | None = Field(default=None, description="Of `amount_off`.")
     bonus_credits: PositiveCredits | None = Field(
         default=None, description="Come with a pack, and are a part of what was bought: a refund takes them back too."
@@ -61,6 +71,8 @@ class NewCoupon(RequestModel):
             raise ValueError("give one of percent_off, amount_off and bonus_credits")
         if (self.amount_off is None) != (self.currency is None):
             raise ValueError("give amount_off and currency together")
+        if self.amount_off == 0:
+            raise ValueError("amount_off takes nothing off")
         if self.amount_off is not None and self.currency is not None and not fits(self.amount_off, self.currency):
             raise ValueError(f"amount_off is no amount of {self.currency}")
         return self
