@@ -27,7 +27,7 @@ from gateway.ledger.payments.provider_updates import ProviderUpdate, fetch_updat
 from gateway.ledger.subscriptions.free_credits import had_trial
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.payments.provider import CheckoutRequest, Provider, ProviderRefused
-from policies.billing.coupons import Offer
+from policies.billing.coupons import Purchase
 from policies.billing.issuing import Issuer
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.credits.allowances import has_seats
@@ -237,7 +237,9 @@ def get_checkout_service(request: Request) -> CheckoutService:
 CheckoutServiceDep = Annotated[CheckoutService, Depends(get_checkout_service)]
 
 
-async def _hold(sale: Sale, provider: Provider, code: str | None, *, offer: Offer, now: datetime) -> HeldCoupon | None:
+async def _hold(
+    sale: Sale, provider: Provider, code: str | None, *, offer: Purchase, now: datetime
+) -> HeldCoupon | None:
     if code is None:
         return None
     return await coupons.hold(sale.database, provider, code, user_id=sale.user.id, offer=offer, now=now)

@@ -17,7 +17,7 @@ from gateway.ledger.payments import checkouts, redemptions
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.redemptions import CouponRefused
 from gateway.payments.provider import Discount, Provider
-from policies.billing.coupons import RESERVED_MINUTES, Offer, describe, months_of
+from policies.billing.coupons import RESERVED_MINUTES, Purchase, describe, months_of
 
 FIELD = "coupon"
 
@@ -27,7 +27,7 @@ class HeldCoupon:
     """A coupon that holds for an offer, for a checkout that ends at `expires_at`."""
 
     coupon: Coupon
-    offer: Offer
+    offer: Purchase
     expires_at: datetime
 
     @property
@@ -51,9 +51,9 @@ class HeldCoupon:
         )
 
 
-def offer_of_plan(plan: StoredPlan, *, quantity: int = 1) -> Offer:
+def offer_of_plan(plan: StoredPlan, *, quantity: int = 1) -> Purchase:
     terms = plan.terms
-    return Offer(
+    return Purchase(
         id=plan.id,
         price=terms.price * quantity,
         currency=terms.currency,
@@ -62,11 +62,11 @@ def offer_of_plan(plan: StoredPlan, *, quantity: int = 1) -> Offer:
     )
 
 
-def offer_of_pack(pack: Pack) -> Offer:
-    return Offer(id=pack.id, price=pack.price, currency=pack.currency)
+def offer_of_pack(pack: Pack) -> Purchase:
+    return Purchase(id=pack.id, price=pack.price, currency=pack.currency)
 
 
-async def find(connection: AsyncConnection, code: str, *, user_id: UUID, offer: Offer, now: datetime) -> Coupon:
+async def find(connection: AsyncConnection, code: str, *, user_id: UUID, offer: Purchase, now: datetime) -> Coupon:
     """The coupon, which holds for the offer. Raises Invalid."""
     try:
         return await redemptions.check(connection, code, user_id=user_id, offer=offer, now=now)
@@ -75,7 +75,7 @@ async def find(connection: AsyncConnection, code: str, *, user_id: UUID, offer: 
 
 
 async def hold(
-    database: Database, provider: Provider, code: str, *, user_id: UUID, offer: Offer, now: datetime
+    database: Database, provider: Provider, code: str, *, user_id: UUID, offer: Purchase, now: datetime
 ) -> HeldCoupon:
     """Checks the coupon, and ends the buyer's earlier checkouts that have it, so that they can use it at this one.
 

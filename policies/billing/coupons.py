@@ -34,7 +34,7 @@ class CouponTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Purchase:
     """A plan with its billing interval, or a pack without one; `price` is for all that is bought, such as seats."""
 
     id: str
@@ -52,7 +52,7 @@ class Offer:
         return f"the {'plan' if self.is_plan else 'pack'} {self.id}"
 
 
-def refusal(terms: CouponTerms, offer: Offer, *, now: datetime) -> str | None:
+def refusal(terms: CouponTerms, offer: Purchase, *, now: datetime) -> str | None:
     """Why the coupon does not hold for the offer, as the end of a sentence; None where it does."""
     if not terms.is_active:
         return "is no longer valid"
@@ -70,14 +70,14 @@ def refusal(terms: CouponTerms, offer: Offer, *, now: datetime) -> str | None:
     return None
 
 
-def discount_of(terms: CouponTerms, offer: Offer) -> Decimal:
+def discount_of(terms: CouponTerms, offer: Purchase) -> Decimal:
     """What it takes off one payment, at most all of it."""
     if terms.percent_off is not None:
         return rounded(EXACT.multiply(offer.price, EXACT.divide(terms.percent_off, Decimal(100))), offer.currency)
     return min(terms.amount_off or Decimal(0), offer.price)
 
 
-def months_of(terms: CouponTerms, offer: Offer) -> int | None:
+def months_of(terms: CouponTerms, offer: Purchase) -> int | None:
     """For how many months from the first payment on it takes something off; None: off one payment."""
     if offer.interval is None or terms.periods == 1:
         return None

@@ -19,7 +19,7 @@ from gateway.ledger.catalogue.coupons import Coupon
 from gateway.ledger.db.rows import Page, columns, page_by_time
 from gateway.ledger.db.tables import checkouts, coupon_redemptions
 from gateway.ledger.db.tables import coupons as coupons_table
-from policies.billing.coupons import Offer, discount_of, refusal
+from policies.billing.coupons import Purchase, discount_of, refusal
 from policies.wording import counted
 
 _redemption = coupon_redemptions.c
@@ -57,7 +57,7 @@ class OpenCheckout:
     provider_checkout_id: str | None
 
 
-async def check(connection: AsyncConnection, code: str, *, user_id: UUID, offer: Offer, now: datetime) -> Coupon:
+async def check(connection: AsyncConnection, code: str, *, user_id: UUID, offer: Purchase, now: datetime) -> Coupon:
     """The coupon, which holds for the offer. Raises CouponRefused."""
     found = await coupons.find(connection, code)
     if found is None:
@@ -80,7 +80,7 @@ async def list_open(connection: AsyncConnection, coupon: Coupon, *, user_id: UUI
 
 
 async def reserve(
-    connection: AsyncConnection, coupon: Coupon, checkout_id: UUID, *, user_id: UUID, offer: Offer, until: datetime
+    connection: AsyncConnection, coupon: Coupon, checkout_id: UUID, *, user_id: UUID, offer: Purchase, until: datetime
 ) -> None:
     """Reserves the coupon for the checkout, under the coupon's lock. Raises CouponRefused where its limits are met."""
     locked = await coupons.get_for_update(connection, coupon.id)
@@ -133,7 +133,7 @@ async def list_redemptions(
     limit: int = 50,
 ) -> Page[Redemption]:
     """Newest first; None matches all."""
-    own = columns(coupon_redemptions, _Stored)
+    own = columns(coupon_redemptions, _OwnColumns)
     query = select(*own, coupons_table.c.code, checkouts.c.pack_id, checkouts.c.subscription_id)
     query = query.join(coupons_table, coupons_table.c.id == _redemption.coupon_id)
     query = query.join(checkouts, checkouts.c.id == _redemption.checkout_id)
@@ -144,7 +144,7 @@ async def list_redemptions(
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _OwnColumns:
     """The fields of Redemption that are columns of its table."""
 
     id: UUID

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from uuid import UUID
 
 from starlette.responses import Response
 
 from gateway.api.account.billing import checkout, plan_changes, plans, subscriptions
 from gateway.api.account.billing.checkout import NewCheckout
+from gateway.api.account.billing.coupons import CouponPreview, WantedOffer, preview_coupon
 from gateway.api.account.billing.own_subscription import OwnSubscription
 from gateway.api.account.billing.plan_changes import PlanChange
 from gateway.api.account.billing.subscriptions import Ending, Order
@@ -16,7 +17,6 @@ from gateway.api.account.records import ledger, limits
 from gateway.api.errors import NotFound
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
-from gateway.web.portal.coupons import find_previews
 from gateway.web.portal.customer import Customer
 from gateway.web.portal.home import own_subscription
 
@@ -162,7 +162,7 @@ async def _render(page: Customer, form: Form) -> Response:
     account, service = page.portal.account, page.portal.checkout_service
     offered = (await plans.list_plans(account, page.me.id)).data
     packs = (await checkout.list_packs(page.me, service)).data
-    previews = await find_previews(page, form, plans=[plan.id for plan in offered], packs=[pack.id for pack in packs])
+    previews = await _previews(page, form, plans=[plan.id for plan in offered], packs=[pack.id for pack in packs])
     return page.visit.render(
         "portal/plan.html",
         status=form.status,
@@ -175,6 +175,30 @@ async def _render(page: Customer, form: Form) -> Response:
         limits=await limits.get_limits(page.me.id, None, account),
         can_pay=bool(service.providers),
     )
+
+
+async def _previews(
+    page: Customer, form: Form, *, plans: Iterable[str], packs: Iterable[str]
+) -> dict[str, CouponPreview]:
+    """By `plan ID` and `pack ID`, for what it holds for. Where that is nothing, the form says why."""
+    code = form.shown("coupon").strip()
+    if not code or form.error("coupon"):
+        return {}
+    found: dict[str, CouponPreview] = {}
+    tried = Form()
+    for kind, sold in (("plan", plans), ("pack", packs)):
+        for each in sold:
+            preview = await tried.submit(lambda wanted={"code": code, kind: each}: _preview(page, wanted))  # type: ignore[misc]
+            if preview is not None:
+                found[f"{kind} {each}"] = preview
+    if not found:
+        reason = tried.errors.get("coupon") or tried.errors.get("code") or "It is for nothing that is sold here."
+        form.errors["coupon"] = reason
+    return found
+
+
+async def _preview(page: Customer, wanted: dict[str, str]) -> CouponPreview:
+    return await preview_coupon(WantedOffer.model_validate(wanted), page.me, page.portal.checkout_service)
 
 
 async def _own(page: Customer) -> OwnSubscription:
