@@ -216,11 +216,11 @@ async def test_coupon_for_periods_is_for_intervals_that_providers_count(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
     terms = stripe_stack.plans["basic"].terms
-    made = {}
-    for name, interval in (("weekly", "week"), ("yearly", "year")):
+    made, intervals = {}, (("weekly", "week"), ("yearly", "year"))
+    for name, interval in intervals:
         ids = {"stripe_price_id": f"price_{uuid4().hex}"}
         fake_stripe.prices[ids["stripe_price_id"]] = 999
-        each = replace(terms, name=uuid4().hex, billing_interval=interval, provider_ids=ids)
+        each = replace(terms, name=uuid4().hex, billing_interval=interval, provider_ids=ids)  # type: ignore[arg-type] # one of them
         async with stripe_stack.database.transaction() as connection:
             made[name] = (await plans.create(connection, each)).id
     coupon = await a_coupon(stripe_stack, periods=2)

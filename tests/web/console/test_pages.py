@@ -283,7 +283,13 @@ async def test_failed_webhooks_are_replayed_together(root: Browser, api: Api) ->
 
 async def test_coupon_is_made_seen_and_disabled(root: Browser, api: Api) -> None:
     code = f"T-{uuid4().hex[:8]}".upper()
-    fields = {"code": code, "kind": "amount_off", "value": "2.50", "currency": "usd", "once_per_account": "1"}
+    fields: dict[str, Any] = {
+        "code": code,
+        "kind": "amount_off",
+        "value": "2.50",
+        "currency": "usd",
+        "once_per_account": "1",
+    }
     await root.submit("/coupons", status=422, **fields | {"plans": "nothing"})
     made = await root.follow(await root.submit("/coupons", **fields, max_redemptions="7", expires_at="2099-01-01"))
     assert f"Customers can enter {code} from now on." in made

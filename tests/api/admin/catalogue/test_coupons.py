@@ -15,7 +15,13 @@ def a_code() -> str:
 
 
 async def test_coupon_is_made_found_disabled_and_audited(admin_api: AdminApi) -> None:
-    body = {"code": a_code(), "amount_off": "2.50", "currency": "USD", "max_redemptions": 3, "periods": 2}
+    body: dict[str, Any] = {
+        "code": a_code(),
+        "amount_off": "2.50",
+        "currency": "USD",
+        "max_redemptions": 3,
+        "periods": 2,
+    }
     made = await admin_api.post("/coupons", body, status=201)
     assert (made["code"], made["amount_off"], made["redeemed"]) == (body["code"].upper(), "2.50", 0)
     assert (made["plans"], made["packs"], made["once_per_account"]) == (None, None, True)
