@@ -21,8 +21,6 @@ from gateway.web.console import (
     account,
     actions,
     audit,
-    coupons,
-    experiments,
     exports,
     find,
     money,
@@ -34,6 +32,7 @@ from gateway.web.console import (
 )
 from gateway.web.console.in_process import ApiRefused
 from gateway.web.console.operator import Console, OperatorNeeded, enter_operator, enter_stranger
+from gateway.web.console.selling import coupons, experiments
 from gateway.web.formats import NOTHING
 from gateway.web.pages import MAX_FORM_BYTES, build_site
 from gateway.web.site import Site, Visit

@@ -1,0 +1,1 @@
+"""Pages of how plans are sold: coupons and experiments."""
