@@ -106,9 +106,8 @@ async def things(api: Api) -> dict[str, str]:
     experiment = await api.post("/experiments", {"name": uuid4().hex, "variants": variants})
     await api.post(f"/experiments/{experiment['id']}/start")
     found["experiment"] = experiment["id"]
-    return found | {"event": str(uuid4()), "run": str(uuid4()), "permission": str(uuid4())}
     found |= {"coupon": coupon["id"], "word": word}
-    return found | {"event": str(uuid4()), "run": str(uuid4())}
+    return found | {"event": str(uuid4()), "run": str(uuid4()), "permission": str(uuid4())}
 
 
 def test_matrix_has_every_page_and_action() -> None:
@@ -119,8 +118,12 @@ def test_matrix_has_every_page_and_action() -> None:
         if path != "/sign-out"
     }
     names = {"{user_id}": "{user}", "{key_id}": "{key}", "{payment_id}": "{payment}", "{event_id}": "{event}"}
-    names |= {"{token_id}": "{token}", "{run_id}": "{run}", "{permission_id}": "{permission}"}
-    names |= {"{token_id}": "{token}", "{run_id}": "{run}", "{coupon_id}": "{coupon}"}
+    names |= {
+        "{token_id}": "{token}",
+        "{run_id}": "{run}",
+        "{permission_id}": "{permission}",
+        "{coupon_id}": "{coupon}",
+    }
 
     def named(path: str) -> str:
         for old, new in names.items():
