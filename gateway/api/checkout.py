@@ -14,9 +14,9 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import AfterValidator, Field
 
-from gateway.api import coupons
-from gateway.api.coupons import HeldCoupon
 from gateway.api.errors import Conflict, Invalid
+from gateway.api.selling import coupons
+from gateway.api.selling.coupons import HeldCoupon
 from gateway.config.plans import Pack
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan

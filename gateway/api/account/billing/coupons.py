@@ -7,15 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway.api import coupons
-from gateway.api.account.billing.own_subscription import is_free, offered_plan
+from gateway.api.account.billing.own_subscription import offered_plan
 from gateway.api.account.dependencies import Me
+from gateway.api.billed_subscriptions import is_free
 from gateway.api.checkout import CheckoutServiceDep
 from gateway.api.errors import Invalid
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.schemas.coupons import OwnRedemption
 from gateway.api.schemas.fields import CouponCode, Line, PositiveCount
 from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
+from gateway.api.selling import coupons
 from gateway.clock import now
 from gateway.ledger.payments import redemptions
 from policies.billing.coupons import describe, discount_of
