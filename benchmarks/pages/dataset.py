@@ -96,7 +96,7 @@ _CALLS = f"""
            200, i % 50, 1, 'model-' || (i / 3) % 8, 900 + i % 700, 700 + i % 500, i % 300, 200 + i % 200, 'reported',
            0.000123, 512 + i % 4096, 2048 + i % 8192, 35 + i % 900, 30 + i % 800, '203.0.113.' || i % 250
       FROM generate_series($1::bigint, $2::bigint - 1) i,
-           LATERAL (SELECT $4::timestamptz + i * ($5::timestamptz - $4::timestamptz) / $3::float8 AS at,
+           LATERAL (SELECT $4::timestamptz + ($5::timestamptz - $4::timestamptz) * (i / $3::float8) AS at,
                            {_CALLER} AS account) t
 """  # noqa: S608 - made of constants
 _SUMS = {"usage_hours": "0020_usage_hours", "usage_months": "0022_reports"}

@@ -134,7 +134,7 @@ class OpenIdProvider:
             decoded = await self._decode(provider, written)
             claims = CodeIDToken(decoded.claims, decoded.header, options=essential, params=expected)
             claims.validate(now=int(now().timestamp()), leeway=CLOCK_LEEWAY_SECONDS)
-        except (JoseError, ValueError) as error:
+        except (JoseError, ValueError, TypeError, AttributeError) as error:  # the last two by claims of another type
             _log.warning("sign_in_failed", kind=SOURCE, reason=repr(error))
             raise SignInFailed("What the provider signed does not hold; the log says why.") from error
         return dict(claims)
@@ -206,8 +206,10 @@ class OpenIdProvider:
 
 def _proven_at(claims: Mapping[str, Any], *, is_fresh: bool) -> datetime | None:
     """When the provider last asked who it is. Raises SignInFailed where it was to ask now, and does not say so."""
-    said = claims.get("auth_time")
-    found = min(datetime.fromtimestamp(said, UTC), now()) if isinstance(said, int | float) else None
+    try:
+        found = min(datetime.fromtimestamp(claims.get("auth_time", "never"), UTC), now())
+    except (TypeError, ValueError, OverflowError, OSError):
+        found = None
     if is_fresh and (found is None or now() - found > FRESH):
         raise SignInFailed("The provider was to ask you who you are, and did not.")
     return found

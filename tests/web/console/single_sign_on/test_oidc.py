@@ -99,6 +99,8 @@ WRONG_CLAIMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "not yet good": lambda claims: {**claims, "nbf": claims["iat"] + 600},
     "no subject": lambda claims: without(claims, "sub"),
     "of another access token": lambda claims: {**claims, "at_hash": "AAAAAAAAAAAAAAAAAAAAAA"},
+    "a hash that is a number": lambda claims: {**claims, "at_hash": 5},
+    "several parties": lambda claims: {**claims, "azp": ["x", 5]},
     "an end that is no time": lambda claims: {**claims, "exp": "soon"},
     "no name": lambda claims: without(claims, "email"),
     "a name that is none": lambda claims: {**claims, "email": ["ada@example.com"]},
@@ -248,6 +250,12 @@ async def test_what_is_for_good_has_the_provider_ask_again(operator: Browser, pr
     await sign_in(operator, again="1")
     await operator.submit(page, f"{page}/keys/{key['id']}/revoke", reason="lost")
     assert (await api.get(f"/keys/{key['id']}"))["status"] == "revoked"
+
+
+@pytest.mark.parametrize("auth_time", [1e300, -1e300, "now", None, [5], True, 10**400])
+async def test_moment_that_is_none_proves_nothing(operator: Browser, provider: Provider, auth_time: Any) -> None:
+    provider.alter = lambda claims: {**claims, "auth_time": auth_time}
+    assert_refused(await sign_in(operator, again="1"))
 
 
 async def test_session_ends_with_its_groups_its_provider_and_its_time(
