@@ -14,6 +14,7 @@ from benchmarks.machine import describe
 from benchmarks.pages import beside, dataset
 from benchmarks.pages.timing import time_pages
 from gateway.embedded.stores import Stores
+from gateway.ledger.db import schema
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ async def _fill(folder: Path, *, accounts: int, calls: int) -> None:
 
 async def _time(folder: Path) -> None:
     async with await Stores.open(folder, durable=False) as stores:
+        await schema.upgrade(stores.database_url)
         await time_pages(stores.database_url, stores.redis_url)
 
 

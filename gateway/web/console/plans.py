@@ -16,6 +16,14 @@ from gateway.web.pages import PageRoutes
 pages: PageRoutes[Operator] = PageRoutes()
 
 
+class Unreadable(ValueError):  # noqa: N818 - named for the condition
+    """A field of several lines has one that means nothing."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class Change(NamedTuple):
     field: str
     before: object
@@ -29,7 +37,13 @@ NUMBERS = (
 TEXTS = ("name", "description", "price", "stripe_price_id", "lemon_squeezy_variant_id")
 FLAGS = ("credits_rollover", "is_active")
 _COUNTS = ("units", "input_tokens", "cached_input_tokens", "output_tokens")
-_NULLABLE = frozenset(NUMBERS[2:-1]) | frozenset(TEXTS[3:]) | {"description"}
+_NULLABLE = frozenset(NUMBERS[2:-1]) | frozenset(TEXTS[3:]) | {"description", "overage"}
+# Whom a change is for; empty leaves it to the rules of the API.
+SUBSCRIBERS = {
+    "": "By what changes: prices for the next period, all else at once",
+    "migrate": "For everyone, at once",
+    "keep": "For new subscribers only",
+}
 
 
 @pages.get("/plans")
@@ -96,9 +110,10 @@ async def show_plan(page: Operator) -> Response:
 async def change_plan(page: Operator) -> Response:
     """Shows the difference first; with `confirmed`, the version that it was shown for, it saves."""
     plan, form = await _plan(page), page.form
-    changes, problem = _changes(plan, form)
-    if problem is not None:
-        form.refuse("features", problem)
+    try:
+        changes = _changes(plan, form)
+    except Unreadable as unreadable:
+        form.refuse(unreadable.field, str(unreadable))
         return await _plan_page(page, plan, form, status=422)
     if not changes:
         form.message = "Nothing would change."
@@ -106,6 +121,8 @@ async def change_plan(page: Operator) -> Response:
     if form.text("confirmed") != str(plan["version"]):
         return await _plan_page(page, plan, form, changes=changes)
     body = {change.field: change.after for change in changes}
+    if form.text("subscribers") in SUBSCRIBERS:
+        body["subscribers"] = form.text("subscribers")
     path = f"/plans/{segment(plan['id'])}"
     saved = await page.submit(lambda: page.api.call("PATCH", path, body=body))
     if saved is None:
@@ -119,6 +136,7 @@ async def _plan_page(
     permissions = (await page.api.get("/permissions"))["data"]
     granted = form.listed("permissions") if form.is_sent else plan["permissions"]
     fields = {"numbers": NUMBERS, "flags": FLAGS, "permissions": permissions, "granted": granted}
+    fields["subscribers"] = SUBSCRIBERS
     return page.render("plan.html", status=status, plan=plan, form=form, changes=changes or [], **fields)
 
 
@@ -130,33 +148,59 @@ async def _plan(page: Operator) -> dict[str, Any]:
 def _fields(plan: Mapping[str, Any]) -> dict[str, object]:
     """The plan as the fields of its form."""
     features = "\n".join(f"{name}: {json.dumps(value)}" for name, value in plan["features"].items())
-    return {**plan, "features": features}
+    tiers = "\n".join(
+        f"{tier['up_to'] or '*'}: {tier['unit_price']}" + (f" {flat}" if (flat := tier["flat_price"]) != "0" else "")
+        for tier in plan["tiers"]
+    )
+    overage = plan["overage"] or {}
+    prices = {"overage_credits": overage.get("credits"), "overage_price": overage.get("price"), "tiers": tiers}
+    return {**plan, **prices, "features": features}
 
 
-def _changes(plan: Mapping[str, Any], form: Form) -> tuple[list[Change], str | None]:
-    """What the form would change, or why its features cannot be read."""
-    try:
-        features = _read_features(form.raw("features"))
-    except ValueError as error:
-        return [], str(error)
+def _changes(plan: Mapping[str, Any], form: Form) -> list[Change]:
+    """What the form would change. Raises Unreadable."""
+    features = _read_features(form.raw("features"))
     wanted: dict[str, object] = {name: form.whole(name) for name in NUMBERS}
     wanted |= {name: form.text(name) for name in TEXTS}
     wanted |= {name: form.is_checked(name) for name in FLAGS}
     wanted |= {"features": features, "permissions": sorted(form.listed("permissions"))}
+    wanted |= {"overage": _read_overage(form, plan), "tiers": _read_tiers(form.raw("tiers"))}
     return [
         Change(name, plan[name], after)
         for name, after in wanted.items()
         if after != plan[name] and (after is not None or name in _NULLABLE)
-    ], None
+    ]
+
+
+def _read_overage(form: Form, plan: Mapping[str, Any]) -> dict[str, object] | None:
+    """None without credits; what Stripe bills it by stays as it is."""
+    if form.text("overage_credits") is None:
+        return None
+    kept = (plan["overage"] or {}).get("stripe_price_id")
+    price = form.text("overage_price")
+    return {"credits": form.whole("overage_credits"), "price": price, "stripe_price_id": kept}
+
+
+def _read_tiers(text: str) -> list[dict[str, object]]:
+    """A line for each, `up to: price of each` or with a flat price behind; `*` for all the rest. Raises Unreadable."""
+    found: list[dict[str, object]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        up_to, colon, prices = line.partition(":")
+        limit, amounts = up_to.strip().replace(",", ""), prices.split()
+        if not colon or len(amounts) not in (1, 2) or not (limit == "*" or limit.isdecimal()):
+            raise Unreadable("tiers", f"a line such as `10000: 0.010` or `*: 0.006`, not `{line}`")
+        flat = amounts[1] if len(amounts) == 2 else "0"
+        found.append({"up_to": None if limit == "*" else int(limit), "unit_price": amounts[0], "flat_price": flat})
+    return found
 
 
 def _read_features(text: str) -> dict[str, object]:
-    """A line for each, `name: value`. Raises ValueError."""
+    """A line for each, `name: value`. Raises Unreadable."""
     found: dict[str, object] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         name, colon, value = line.partition(":")
         try:
             found[name.strip()] = json.loads(value) if colon else True
         except ValueError:
-            raise ValueError(f"a line such as `analysis: true`, not `{line}`") from None
+            raise Unreadable("features", f"a line such as `analysis: true`, not `{line}`") from None
     return found

@@ -97,6 +97,29 @@ async def test_plan_is_saved_after_its_difference_was_shown(root: Browser, api: 
     assert saved["features"] == {"analysis": True, "seats": 3}
 
 
+async def test_prices_of_a_plan_are_changed_for_whom_the_operator_says(root: Browser, api: Api) -> None:
+    tiers = [{"up_to": 1000, "unit_price": "0.02"}, {"unit_price": "0.01", "flat_price": "3"}]
+    plan = await api.create_plan(
+        price="0", pricing_model="usage", tiers=tiers, credits_per_period=0, overage={"credits": 500}
+    )
+    path = f"/plans/{plan['id']}"
+    shown = await root.get(path)
+    assert "1000: 0.02\n*: 0.01 3</textarea>" in shown
+    fields = {"name": plan["name"], "price": "0", "is_active": "1", "overage_credits": "900"}
+    wrong = await root.submit(path, status=422, **fields, tiers="1000 0.02")
+    assert 'id="e-tiers"' in wrong.text
+    asked = await root.submit(path, status=200, **fields, tiers="1,000: 0.03\n*: 0.01 3")
+    assert "For new subscribers only" in asked.text
+    await root.submit(
+        path, **fields, tiers="1,000: 0.03\n*: 0.01 3", confirmed=str(plan["version"]), subscribers="keep"
+    )
+    saved = await api.get(path)
+    assert [tier["unit_price"] for tier in saved["tiers"]] == ["0.03", "0.01"]
+    assert saved["overage"]["credits"] == 900
+    (entry,) = (await api.get("/audit-log", entity_id=plan["id"], action="plans.change", limit=1))["data"]
+    assert entry["actor"] == "admin"
+
+
 async def test_plan_that_changed_meanwhile_is_shown_again(root: Browser, api: Api) -> None:
     plan = await api.create_plan()
     path = f"/plans/{plan['id']}"
