@@ -171,7 +171,7 @@ class Exchange:
         self.keeps_alive = keeps_alive = self.keeps_alive and self.is_received
         has_body = status not in BODILESS_STATUSES
         head = render_whole(status, fields, len(body) if has_body else None, keeps_alive=keeps_alive)
-        if not has_body or self.is_head:
+        if not has_body or self.head.method == "HEAD":
             self._connection.transport.write(head)
         elif len(body) <= MAX_JOINED_BYTES:
             self._connection.transport.write(head + body)

@@ -25,7 +25,7 @@ from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
 from gateway.proxy.request import websocket
 from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
-from gateway.proxy.request.body import ClientDisconnected, Receive
+from gateway.proxy.request.body import ClientDisconnected, Receive, WholeBody
 from gateway.proxy.request.held_bodies import HeldBodies, HeldBody
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.proxy.router import RouteMatch, Router
@@ -80,9 +80,19 @@ class Handler:
         response = ClientResponse(client, send, inbound.client_request_id or request_id)
         held: list[HeldBody] = []
         try:
-            await self._serve(
+            admitted = await self._admit(
                 inbound, response, request_id, received_at=received_at, receive=receive, client=client, held=held
             )
+            if admitted is None:
+                return
+            call, destination, body = admitted
+            self.telemetry.record_admitted()
+            try:
+                await Forwarding(call, response, client, self._drains).run(destination, receive, body)
+            except Exception as error:
+                await _answer_fault(error, response)
+            finally:
+                self.telemetry.record_settled(call, response)
         except ClientDisconnected:
             return  # before its body was whole: nothing was admitted
         except Exception as error:
@@ -90,10 +100,10 @@ class Handler:
             seconds, route = monotonic_seconds() - received_at, self._route_of(inbound)
             self.telemetry.record_failed(response, inbound=inbound, seconds=seconds, route=route)
         finally:
-            for body in held:
-                body.release()
+            for each in held:
+                each.release()
 
-    async def _serve(
+    async def _admit(
         self,
         inbound: Inbound,
         response: ClientResponse,
@@ -103,7 +113,8 @@ class Handler:
         receive: Receive,
         client: Client,
         held: list[HeldBody],
-    ) -> None:
+    ) -> tuple[ActiveCall, Destination, WholeBody | None] | None:
+        """The admitted call, where it goes, and its body if that was read; None where it is answered already."""
         match: RouteMatch | None = None
         caller: Caller | None = None
         try:
@@ -122,7 +133,7 @@ class Handler:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             if destination is None:
                 await self._serve_models(match, authorization, response, inbound, received_at=received_at)
-                return
+                return None
             body = None
             if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
                 arrived = client.take_body()
@@ -136,20 +147,13 @@ class Handler:
             admitted_call = await admission.admit(admission_request, authorization)
         except Refused as refused:
             await self._refuse(refused, response, inbound, match=match, caller=caller, received_at=received_at)
-            return
+            return None
         except IdempotentReplay as replay:
             await self._replay(replay, response, inbound, received_at=received_at)
-            return
-        call = ActiveCall(
-            admitted_call, self._settler, received_at=received_at, file_observer=observe_upload(match.route, inbound)
-        )
-        self.telemetry.record_admitted()
-        try:
-            await Forwarding(call, response, client, self._drains).run(destination, receive, body)
-        except Exception as error:
-            await _answer_fault(error, response)
-        finally:
-            self.telemetry.record_settled(call, response)
+            return None
+        file_observer = observe_upload(match.route, inbound)
+        call = ActiveCall(admitted_call, self._settler, received_at=received_at, file_observer=file_observer)
+        return call, destination, body
 
     async def _receive(
         self, receive: Receive, match: RouteMatch, authorization: Authorization, *, held: list[HeldBody]

@@ -88,8 +88,11 @@ def charge_fixed(
     if reported_credits is not None:
         return Charge(reported_credits)
     if status is None:
-        return Charge(held) if outcome is Outcome.CLIENT_ABORTED and was_sent else UNCHARGED
-    return Charge(held) if status in _charged_statuses(route.charge_on) else UNCHARGED
+        return _plain(held) if outcome is Outcome.CLIENT_ABORTED and was_sent else UNCHARGED
+    return _plain(held) if status in _charged_statuses(route.charge_on) else UNCHARGED
+
+
+_plain = lru_cache(maxsize=1024)(Charge)  # most calls are charged one of few prices
 
 
 def charge_by_list(
