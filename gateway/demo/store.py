@@ -28,7 +28,7 @@ Resource = dict[str, Any]
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>Demo shop</title>
 <h1>Demo shop</h1><p>{count} x {price} USD a month, for {email}. No money is taken: this page is part of the demo.</p>
-<form method="post"><button>Pay</button></form><p><a href="{back}">Do not pay</a></p>"""
+<form method="post"><button>Pay</button></form><p>Or close this page, and nothing is bought.</p>"""
 
 
 def variant_id(number: int, *, cents: int) -> str:
@@ -64,7 +64,6 @@ class _Shop:
             count=_quantity(checkout),
             price=f"{price}.{amount:02}",
             email=escape(data["email"]),
-            back=escape(checkout["attributes"]["product_options"]["redirect_url"]),
         )
         return HTMLResponse(page)
 
@@ -102,7 +101,7 @@ class _Shop:
         if kind == "customers":
             return JSONResponse({"data": self._customer(attributes["email"])})
         made = self._create("checkouts", **attributes)
-        made["attributes"]["url"] = f"{request.base_url}checkout/{made['id']}"
+        made["attributes"]["url"] = f"{str(request.url).partition('/v1/')[0]}/checkout/{made['id']}"
         return JSONResponse({"data": made})
 
     async def get_or_change(self, request: Request) -> Response:

@@ -65,7 +65,8 @@ async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_mon
         stack.enter_context(serve_lock(config.data_dir))
         stores = await stack.enter_async_context(open_store_servers(config, must_own=True))
         await prepare(config, stores)
-        has_shop = not as_json and all(each.api_key is None for each in config.secrets.providers.values())
+        is_alone = all(each.api_key is None for each in config.secrets.providers.values())
+        has_shop = is_alone and not as_json and config.server.public.port != 0
         account = await ensure_account(config, stores, with_month=with_month)
         listening = stack.enter_context(bind("demo upstream", "127.0.0.1", 0)[0])
         upstream_url = url_of(listening)
@@ -110,12 +111,15 @@ async def open_shop(config: Config, stores: StoreUrls, *, upstream_url: str) -> 
             variant = variant_id(number, cents=to_minor(terms.price, _CURRENCY))
             sold = replace(terms, provider_ids={_SHOP.price_field: variant})
             await plans.change(connection, plan.id, sold)
+    portal = f"http://127.0.0.1:{config.server.public.port}/portal"
     section = f"GATEWAY_BILLING__{_SHOP.name.upper()}__"
     return {
         _SHOP.api_key_variable: token_urlsafe(16),
         f"{section}API_BASE": f"{upstream_url}/store",
         f"{section}STORE_ID": STORE_ID,
         f"{section}TEST_MODE": "true",
+        "GATEWAY_BILLING__SUCCESS_URL": config.billing.success_url or config.portal.link("/paid") or f"{portal}/paid",
+        "GATEWAY_BILLING__CANCEL_URL": config.billing.cancel_url or f"{portal}/plan",
         # Nothing announces what was bought but the buyer who returns.
         "GATEWAY_BILLING__POLL_INTERVAL": "1m",
     }

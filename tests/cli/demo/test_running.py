@@ -44,6 +44,8 @@ async def test_paid_plans_of_the_demo_are_on_sale_at_its_shop(
             "enterprise": {"lemon_squeezy_variant_id": "40009999"},
         }
     assert settings["GATEWAY_BILLING__LEMON_SQUEEZY__API_BASE"] == "http://127.0.0.1:9000/store"
+    port = config.server.public.port
+    assert settings["GATEWAY_BILLING__SUCCESS_URL"] == f"http://127.0.0.1:{port}/portal/paid"
 
 
 async def test_demo_account_is_the_same_after_a_restart(tmp_path: Path, own_database_url: str, redis_url: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.demo.store import STORE_ID, build, variant_id
+from gateway.demo.app import build
+from gateway.demo.store import STORE_ID, variant_id
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.db.session import Database
@@ -29,7 +30,12 @@ async def shop(payments_database: Database) -> AsyncIterator[tuple[PaymentStack,
     """A gateway that sells at the shop, and a buyer's browser."""
     transport = httpx.ASGITransport(build())
     provider = LemonSqueezy(
-        "key", api_base="http://shop.test", store_id=STORE_ID, is_test=True, webhook_secrets=(), transport=transport
+        "key",
+        api_base="http://shop.test/store",
+        store_id=STORE_ID,
+        is_test=True,
+        webhook_secrets=(),
+        transport=transport,
     )
     async with (
         payment_stack(payments_database, provider) as stack,
