@@ -29,6 +29,19 @@ RESERVED = (
     b"X-Real-IP",
     b"Forwarded",
     b"Traceparent",
+    # What frameworks and web servers take for the word of a proxy.
+    b"CF-Connecting-IP",
+    b"Client-IP",
+    b"Remote-Addr",
+    b"Remote-User",
+    b"True-Client-IP",
+    b"X-Client-IP",
+    b"X-HTTP-Method",
+    b"X-HTTP-Method-Override",
+    b"X-Method-Override",
+    b"X-Original-URL",
+    b"X-Remote-User",
+    b"X-Rewrite-URL",
 )
 
 
