@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.message import EmailMessage
-from email.utils import format_datetime
+from email.utils import format_datetime, formataddr, parseaddr
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +13,7 @@ import structlog
 from gateway.clock import now
 from gateway.email_addresses import is_plain
 from gateway.notifications import DeliveryFailed
-from gateway.notifications.email_templates import Email
+from gateway.notifications.emails import Email
 
 TIMEOUT_SECONDS = 15.0
 _PORTS = {"smtp": 587, "smtps": 465}
@@ -67,6 +67,12 @@ class SmtpMailer:
             raise DeliveryFailed(str(error) or type(error).__name__) from error
 
 
+def named(sender: str, operator: str) -> str:
+    """The sender with a name: its own, or the operator's."""
+    name, address = parseaddr(sender)
+    return sender if name or not address else formataddr((operator, address))
+
+
 class LogMailer:
     """For development: the log contains the e-mails, tokens included."""
 
@@ -83,6 +89,8 @@ def _message(to: str, email: Email, *, sender: str, message_id: str) -> EmailMes
     message["Message-ID"] = f"<{message_id}@{sender.rpartition('@')[2].rstrip('>') or 'localhost'}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834 section 5: no out-of-office answers, please
     message.set_content(email.text)
+    if email.html:
+        message.add_alternative(email.html, subtype="html")
     return message
 
 

@@ -15,14 +15,15 @@ from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.notifications.email_templates import TemplateContext
-from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer
+from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer, named
 from gateway.notifications.webhook import Webhook
 from gateway.runtime.health.readiness import Readiness
 from gateway.runtime.payments import invoice_workers, open_providers, payment_workers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores, probe_of_stores
+from gateway.workers.billing.advance_notices import AdvanceNoticeWorker
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.overage import OverageWorker
-from gateway.workers.billing.renewals import RenewalWorker, TrialNoticeWorker
+from gateway.workers.billing.renewals import RenewalWorker
 from gateway.workers.billing.report_months import MonthCloser
 from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
 from gateway.workers.notifications import NotificationSender
@@ -61,7 +62,7 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
             CreditExpiryWorker(database, journal, grace=grace),
             OverageWorker(database),
             MonthCloser(database, journal, value=config.credits.money),
-            TrialNoticeWorker(database),
+            AdvanceNoticeWorker(database, grace=grace),
             IdempotencyCleaner(database),
             NightlyReconciliation(Reconciler(database, AccountSnapshotReader(redis_client, meter))),
             *invoice_workers(config, database, journal),
@@ -90,6 +91,9 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
             verify_link=config.auth.verify_link or config.portal.link("/verify?token={token}"),
             reset_link=config.auth.reset_link or config.portal.link("/reset?token={token}"),
             credit_value=config.credits.money,
+            operator=config.portal.name,
+            portal=config.portal.link(""),
+            folder=config.mail.templates,
         )
         yield (
             NotificationSender(
@@ -100,4 +104,6 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
 
 
 def _mailer(config: Config) -> Mailer:
-    return LogMailer() if config.mail.smtp is None else SmtpMailer(config.mail.smtp, sender=config.mail.sender)
+    if config.mail.smtp is None:
+        return LogMailer()
+    return SmtpMailer(config.mail.smtp, sender=named(config.mail.sender, config.portal.name))

@@ -17,6 +17,7 @@ CHANGED, CANCELLED, CONTINUED = "subscription.changed", "subscription.cancelled"
 PAST_DUE, RECOVERED, ENDED = "subscription.past_due", "subscription.recovered", "subscription.ended"
 PAUSED, RESUMED = "subscription.paused", "subscription.resumed"
 TRIAL_ENDS, PAID_TWICE = "subscription.trial_ends", "subscription.paid_twice"
+RENEWS, ACCESS_ENDS = "subscription.renews", "subscription.access_ends"
 PRICE_CHANGED, TERMS_CHANGED = "subscription.price_changed", "subscription.terms_changed"
 
 RECEIVED, FAILED, REFUNDED = "payment.received", "payment.failed", "payment.refunded"
@@ -25,8 +26,8 @@ DISPUTED, DISPUTE_CLOSED = "payment.disputed", "payment.dispute_closed"
 # The others are for the operator's system alone: what they tell the owner has done, or a mail about a payment tells.
 MAILED = frozenset(
     (
-        *(CHANGED, PRICE_CHANGED, TERMS_CHANGED, CANCELLED, CONTINUED, ENDED, TRIAL_ENDS, PAID_TWICE),
-        *(RECEIVED, FAILED, REFUNDED),
+        *(CHANGED, PRICE_CHANGED, TERMS_CHANGED, CANCELLED, CONTINUED, ENDED, TRIAL_ENDS, RENEWS, ACCESS_ENDS),
+        *(PAID_TWICE, RECEIVED, FAILED, REFUNDED),
     )
 )
 

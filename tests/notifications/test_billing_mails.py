@@ -20,6 +20,8 @@ SUBSCRIPTION = {
     "previous_price": "29.99",
     "currency": "EUR",
     "effective_at": "2026-07-15T12:00:00+00:00",
+    "access_ends_at": "2026-07-15T12:00:00+00:00",
+    "is_unpaid": False,
 }
 
 
@@ -33,7 +35,9 @@ def test_kind_has_a_text_of_its_own(kind: str) -> None:
     assert "quantity:" not in email.text  # the raw payload
 
 
-@pytest.mark.parametrize("kind", [news.CANCELLED, news.CONTINUED, news.TRIAL_ENDS, news.PRICE_CHANGED])
+@pytest.mark.parametrize(
+    "kind", [news.CANCELLED, news.CONTINUED, news.TRIAL_ENDS, news.PRICE_CHANGED, news.ACCESS_ENDS, news.RENEWS]
+)
 def test_mail_about_an_end_names_its_day(kind: str) -> None:
     assert "2026-07-15" in mail(kind, SUBSCRIPTION).text
 

@@ -98,9 +98,9 @@ def test_balance_of_credits_that_are_worth_something_is_shown_as_money() -> None
     fact = "You have used 80 (0.80 USD) of the 100 (1.00 USD) credits of the period, which ends on 2026-03-01."
     assert f"{fact} 20 (0.20 USD) are left." in email.text
     plain = render("credits.checked", {"percent": 80, "current_credits": 20}, name=None, context=context)
-    assert plain.text == "Hello,\n\npercent: 80\ncurrent credits: 20 (0.20 USD)\n"
+    assert plain.text == "Hello,\n\npercent: 80\ncurrent credits: 20 (0.20 USD)\n\n-- \nGateway\n"
 
 
 def test_kind_without_template_is_rendered_from_its_payload() -> None:
     email = render("credits.checked", {"percent": 80}, name=None, context=TemplateContext(secret="s"))
-    assert email == Email("Credits: checked", "Hello,\n\npercent: 80\n")
+    assert (email.subject, email.text) == ("Credits: checked", "Hello,\n\npercent: 80\n\n-- \nGateway\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from jinja2 import Environment, TemplateSyntaxError
 from pydantic import BeforeValidator
 
 from gateway.config.quantities import Kind, Text, Url, about
@@ -23,6 +25,22 @@ def _smtp_url(value: object) -> str:
     return str(value)
 
 
+def _templates(value: object) -> Path | None:
+    """Absolute, since child processes may work elsewhere; read here, so that a mistake is found before it matters."""
+    if value is None:
+        return None
+    folder = Path(value if isinstance(value, str) else "").absolute()
+    if not isinstance(value, str) or not folder.is_dir():
+        raise ValueError(f"must be the path of a folder, got {value!r}")
+    for file in sorted((*folder.glob("*.txt"), *folder.glob("*.html"))):
+        try:
+            Environment(autoescape=True).parse(file.read_text("utf-8"))
+        except (TemplateSyntaxError, UnicodeDecodeError) as error:
+            line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+            raise ValueError(f"{file}{line}: {error}") from error
+    return folder
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
     smtp: Annotated[
@@ -31,7 +49,15 @@ class Mail:
         Kind("`smtp(s)://` URL"),
         about("Server that sends e-mail; without one, e-mail goes to the log."),
     ] = field(default=None, repr=False)
-    sender: Annotated[Text, about("Address that e-mail is sent from.", key="from")] = "gateway@localhost"
+    sender: Annotated[
+        Text, about("Address that e-mail is sent from; one without a name has `portal.name`.", key="from")
+    ] = "gateway@localhost"
+    templates: Annotated[
+        Path | None,
+        BeforeValidator(_templates),
+        Kind("path of a folder"),
+        about("Templates of yours, which come before those of the product (docs/mail.md)."),
+    ] = None
 
 
 # What customers get mails about besides their account and their credits; `policies/billing/news.py` says when.
@@ -46,7 +72,9 @@ BillingMail = Literal[
     "subscription.cancelled",
     "subscription.continued",
     "subscription.ended",
+    "subscription.access_ends",
     "subscription.trial_ends",
+    "subscription.renews",
     "subscription.paid_twice",
 ]
 

@@ -15,9 +15,9 @@ from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, page_by_time, value
-from gateway.ledger.db.tables import notices, subscription_plans, subscriptions
+from gateway.ledger.db.tables import subscription_plans, subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES, PAUSED_HERE, PAYMENTS_PAUSED, WAS_BEGUN
-from policies.billing.news import CHANGED, MAILED, TRIAL_ENDS, SubscriptionFacts, news
+from policies.billing.news import CHANGED, MAILED, SubscriptionFacts, news
 from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEvent
 from policies.billing.subscriptions import transition as next_state
 from policies.model import SubscriptionStatus
@@ -149,23 +149,6 @@ async def list_subscriptions(
         if required is not None:
             query = query.where(subscriptions.c[column] == required)
     return await page_by_time(connection, query, StoredSubscription, cursor=cursor, limit=limit)
-
-
-async def list_trials_ending(
-    connection: AsyncConnection, *, after: datetime, before: datetime, limit: int
-) -> list[StoredSubscription]:
-    """Trials that end within the span, renew then, and were not announced (`TRIAL_ENDS`)."""
-    notice = notices.c
-    is_told = select(notice.id).where(notice.user_id == subscriptions.c.user_id, notice.kind == TRIAL_ENDS).exists()
-    query = select(*_COLUMNS).where(
-        subscriptions.c.status == SubscriptionStatus.TRIALING,
-        ~subscriptions.c.cancel_at_period_end,
-        subscriptions.c.current_period_end > after,
-        subscriptions.c.current_period_end <= before,
-        ~is_told,
-    )
-    rows = await connection.execute(query.order_by(subscriptions.c.current_period_end).limit(limit))
-    return [value(StoredSubscription, row) for row in rows]
 
 
 async def get_for_update(connection: AsyncConnection, subscription_id: UUID) -> StoredSubscription:

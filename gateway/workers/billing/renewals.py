@@ -1,4 +1,4 @@
-"""Renews and ends subscriptions on time: periods, trials, grace, and abandoned checkouts. Announces ends of trials.
+"""Renews and ends subscriptions on time: periods, trials, grace, and abandoned checkouts.
 
 Usage that is still in the journal came before, so periods end only up to the time that PostgreSQL has the usage of.
 Otherwise credits used in a period would expire with it and be charged to the next period once more.
@@ -12,15 +12,11 @@ from datetime import datetime, timedelta
 from gateway import clock
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import renewals
-from gateway.ledger.subscriptions.subscriptions import announce, list_trials_ending
 from gateway.meter.journal import Journal
 from gateway.workers.quarantine import FAILURES, Quarantine
-from policies.billing.news import TRIAL_ENDS
 
 # Subscriptions per query; each has a transaction of its own.
 BATCH_ACCOUNTS = 200
-# How long before its end a trial is announced to end.
-TRIAL_NOTICE = timedelta(days=3)
 
 
 class RenewalWorker:
@@ -65,25 +61,3 @@ class RenewalWorker:
             if not await renewals.try_lock(connection, due.user_id):
                 return 0
             return await renewals.advance(connection, due.subscription_id, now=now, grace=self._grace)
-
-
-class TrialNoticeWorker:
-    """Tells customers some days before that their trial ends and the plan is charged.
-
-    Several may run: a trial is announced once. The time is that of PostgreSQL, unless `now` is given.
-    """
-
-    idle_seconds = 600.0
-
-    def __init__(self, database: Database, *, now: Callable[[], datetime] | None = None) -> None:
-        self._database = database
-        self._now = now
-
-    async def run_once(self) -> int:
-        """Announces one batch; gives how many."""
-        now = await self._database.now() if self._now is None else self._now()
-        async with self._database.transaction() as connection:
-            found = await list_trials_ending(connection, after=now, before=now + TRIAL_NOTICE, limit=BATCH_ACCOUNTS)
-            for each in found:
-                await announce(connection, each, TRIAL_ENDS, once=f"trial_ends:{each.id}")
-        return len(found)

@@ -7,12 +7,18 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 
 from gateway.ledger.accounts.users import User
-from gateway.workers.billing.renewals import TrialNoticeWorker
+from gateway.workers.billing.advance_notices import AdvanceNoticeWorker
 from tests.ledger.make import list_notifications
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.operator.conftest import admin_client
 from tests.payments.payment_stack import PaymentStack, only
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
+
+GRACE = timedelta(days=7)
+
+
+def _worker(stack: PaymentStack, at: datetime) -> AdvanceNoticeWorker:
+    return AdvanceNoticeWorker(stack.database, grace=GRACE, now=lambda: at)
 
 
 async def told(stack: PaymentStack, user: User) -> list[str]:
@@ -99,10 +105,69 @@ async def test_end_of_a_trial_is_told_three_days_before(stripe_stack: PaymentSta
     await told(stripe_stack, user)
     end = (await current_subscription(stripe_stack, user)).current_period_end
     for before, expected in ((timedelta(days=3, seconds=1), []), (timedelta(days=3), ["subscription.trial_ends *"])):
-        worker = TrialNoticeWorker(stripe_stack.database, now=lambda time=end - before: time)  # type: ignore[misc] # bound at once
+        worker = _worker(stripe_stack, end - before)
         await worker.run_once()
         assert await told(stripe_stack, user) == expected
     assert await worker.run_once() == 0
+
+
+async def test_renewal_of_a_year_is_told_three_weeks_before_with_its_price(stripe_stack: PaymentStack) -> None:
+    yearly, monthly = await stripe_stack.create_user(), await stripe_stack.create_user()
+    async with admin_client(stripe_stack) as client:
+        terms = {"id": "pro-yearly", "name": "Pro, yearly", "price": "299.00", "billing_interval": "year"}
+        assert (await client.post("/admin/v1/plans", json=terms)).status_code == 201
+        for user, plan in ((yearly, "pro-yearly"), (monthly, "pro")):
+            body = {"user_id": str(user.id), "plan_id": plan}
+            assert (await client.post("/admin/v1/subscriptions", json=body)).status_code == 201
+    for user in (yearly, monthly):
+        await told(stripe_stack, user)
+        end = (await current_subscription(stripe_stack, user)).current_period_end
+        expected = ["subscription.renews *"] if user is yearly else []
+        await _worker(stripe_stack, end - timedelta(days=21, seconds=1)).run_once()
+        assert await told(stripe_stack, user) == []
+        for _ in range(2):
+            await _worker(stripe_stack, end - timedelta(days=20)).run_once()
+        assert await told(stripe_stack, user) == expected
+    async with stripe_stack.database.read() as connection:
+        (news,) = [each for kind, each in await list_notifications(connection, yearly.id) if kind.endswith("renews")]
+    assert (news["price"], news["currency"], news["plan"]) == ("299", "USD", "Pro, yearly")
+
+
+async def test_end_of_access_is_told_unless_it_was_just_chosen(stripe_stack: PaymentStack) -> None:
+    early, late = await stripe_stack.create_user(), await stripe_stack.create_user()
+    async with admin_client(stripe_stack) as client:
+        for user in (early, late):
+            body = {"user_id": str(user.id), "plan_id": "pro"}
+            begun = (await client.post("/admin/v1/subscriptions", json=body)).json()
+            await client.post(f"/admin/v1/subscriptions/{begun['id']}/cancel", json={"at_period_end": True})
+            await told(stripe_stack, user)
+    end = (await current_subscription(stripe_stack, late)).current_period_end
+    async with stripe_stack.database.transaction() as connection:
+        chosen = text(
+            "UPDATE subscriptions SET canceled_at = current_period_end - interval '1 day' WHERE user_id = :id"
+        )
+        await connection.execute(chosen, {"id": late.id})
+    for _ in range(2):
+        await _worker(stripe_stack, end - timedelta(days=2)).run_once()
+    assert await told(stripe_stack, early) == ["subscription.access_ends *"]
+    assert await told(stripe_stack, late) == []
+
+
+async def test_end_of_the_grace_is_told_before(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    fake_stripe.renew(subscription_id, succeeds=False)
+    await deliver_all(stripe_stack, fake_stripe)
+    found = await current_subscription(stripe_stack, user)
+    end = (found.past_due_since or found.current_period_end) + GRACE
+    await told(stripe_stack, user)
+    await _worker(stripe_stack, end - timedelta(days=4)).run_once()
+    assert await told(stripe_stack, user) == []
+    await _worker(stripe_stack, end - timedelta(days=2)).run_once()
+    assert await told(stripe_stack, user) == ["subscription.access_ends *"]
+    async with stripe_stack.database.read() as connection:
+        (news,) = [each for kind, each in await list_notifications(connection, user.id) if kind.endswith("access_ends")]
+    assert (news["is_unpaid"], datetime.fromisoformat(news["access_ends_at"])) == (True, end)
 
 
 async def test_other_price_is_told_to_those_who_will_pay_it(

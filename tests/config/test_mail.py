@@ -1,0 +1,28 @@
+"""A folder of mail templates is read when the configuration is, so that no mail meets a mistake first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import load
+from gateway.config.errors import ConfigError
+from tests.cli.test_installation import ROUTES, SECRETS
+
+
+def test_template_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
+    mails = tmp_path / "mails"
+    mails.mkdir()
+    (tmp_path / "gateway.yaml").write_text(f"{ROUTES}\nmail: {{templates: {mails}}}\n")
+    (mails / "payment.failed.txt").write_text("Failed\n\n{{ amount }}\n")
+    assert load(tmp_path / "gateway.yaml", SECRETS).mail.templates == mails
+    (mails / "payment.failed.txt").write_text("Failed\n\n{{ amount \n")
+    with pytest.raises(ConfigError, match=r"payment\.failed\.txt, line 3"):
+        load(tmp_path / "gateway.yaml", SECRETS)
+
+
+def test_templates_that_are_nowhere_are_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(f"{ROUTES}\nmail: {{templates: {tmp_path}/gone}}\n")
+    with pytest.raises(ConfigError, match="must be the path of a folder"):
+        load(tmp_path / "gateway.yaml", SECRETS)
