@@ -46,6 +46,7 @@ reference: .venv/.installed ## write docs/reference/ from the code
 	$(BIN)/python -m gateway.config.reference > docs/reference/settings.md
 	$(BIN)/python -m gateway.metrics_reference > docs/reference/metrics.md
 	$(BIN)/python -m gateway.importing.reference > docs/reference/import.md
+	$(BIN)/python -m gateway.notifications.events > docs/reference/events.md
 
 pictures: .venv/.installed-dev ## make the pictures of the README and docs/pictures (needs Chromium)
 	@$(BIN)/python scripts/pictures

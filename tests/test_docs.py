@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from gateway.notifications.events import EVENTS
+from policies.billing import news
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 PAGE = re.compile(r'"([\w/-]+\.md)"')
+KIND = re.compile(r'(?:kind=|KIND\w*(?:, KIND\w*)* = )"([a-z_]+\.[a-z_]+)"')
 PATH = re.compile(r"`((?:gateway|policies|tests|deploy|docs|migrations|benchmarks)/[\w./-]+)`")
 
 
@@ -36,3 +40,10 @@ def test_each_page_is_in_the_navigation_of_the_site() -> None:
 def test_each_decision_has_a_number_of_its_own() -> None:
     numbers = [path.name.partition("-")[0] for path in (ROOT / "docs" / "decisions").glob("0*.md")]
     assert sorted(numbers) == [f"{number + 1:04d}" for number in range(len(numbers))]
+
+
+def test_every_event_of_the_product_is_in_its_reference() -> None:
+    written = {kind for path in (ROOT / "gateway").rglob("*.py") for kind in KIND.findall(path.read_text("utf-8"))}
+    named = {value for name, value in vars(news).items() if name.isupper() and isinstance(value, str)}
+    assert written | named <= EVENTS.keys()
+    assert {kind for kind in EVENTS if kind.startswith(("subscription.", "payment."))} == named

@@ -20,10 +20,9 @@ from gateway.notifications.webhook import Webhook
 from gateway.runtime.health.readiness import Readiness
 from gateway.runtime.payments import invoice_workers, open_providers, payment_workers
 from gateway.runtime.store_connections import BACKGROUND_TIMEOUT_SECONDS, open_stores, probe_of_stores
-from gateway.workers.billing.advance_notices import AdvanceNoticeWorker
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.overage import OverageWorker
-from gateway.workers.billing.renewals import RenewalWorker
+from gateway.workers.billing.renewals import AdvanceNoticeWorker, RenewalWorker
 from gateway.workers.billing.report_months import MonthCloser
 from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
 from gateway.workers.notifications import NotificationSender

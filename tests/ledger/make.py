@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.api_keys import Fingerprint
 from gateway.ledger.accounts.users import User
+from gateway.notifications.events import EVENTS
 from policies.usage.records import COLUMNS, NULL
 
 NOON = datetime(2026, 3, 15, 12, tzinfo=UTC)
@@ -53,6 +54,10 @@ def a_line(user_id: UUID, *, credits_charged: int = 1, at: datetime = NOON, **co
 
 
 async def list_notifications(connection: AsyncConnection, user_id: UUID) -> list[tuple[str, dict[str, Any]]]:
-    """(kind, payload) of a user's notifications, oldest first."""
+    """(kind, payload) of a user's notifications, oldest first, which have the fields that are documented."""
     query = text("SELECT kind, payload FROM notices WHERE user_id = :user_id ORDER BY id")
-    return [(row.kind, row.payload) for row in await connection.execute(query, {"user_id": user_id})]
+    found = [(row.kind, row.payload) for row in await connection.execute(query, {"user_id": user_id})]
+    for kind, payload in found:
+        event = EVENTS.get(kind)
+        assert event is None or payload.keys() - {"user_id"} == event.fields.keys(), kind
+    return found

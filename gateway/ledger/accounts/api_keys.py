@@ -12,6 +12,7 @@ from sqlalchemy import func, insert, literal, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
@@ -93,7 +94,9 @@ async def create(
     """Raises NotFound for an unknown user, AlreadyExists for a known hash."""
     if await bump_account(connection, user_id) is None:
         raise NotFound("user", user_id)
-    return await _insert(connection, user_id, fingerprint, dict(settings))
+    created = await _insert(connection, user_id, fingerprint, dict(settings))
+    await _announce(connection, "key.created", created)
+    return created
 
 
 async def get(connection: AsyncConnection, key_id: UUID) -> ApiKey | None:
@@ -136,7 +139,9 @@ async def revoke(connection: AsyncConnection, key_id: UUID) -> ApiKey:
     if key is not None and key.status is KeyStatus.REVOKED:
         return key
     await _get_for_update(connection, key_id)
-    return await _change(connection, key_id, {"status": KeyStatus.REVOKED, "revoked_at": func.now()})
+    revoked = await _change(connection, key_id, {"status": KeyStatus.REVOKED, "revoked_at": func.now()})
+    await _announce(connection, "key.revoked", revoked)
+    return revoked
 
 
 async def rotate(
@@ -154,6 +159,7 @@ async def rotate(
     metadata = api_keys.c.metadata.concat(literal({"rotation": marks}, JSONB))
     old = await _change(connection, key_id, {"expires_at": retired_at, "metadata": metadata})
     new = await _insert(connection, old.user_id, fingerprint, inherited | {"rotated_from": key_id})
+    await _announce(connection, "key.rotated", new, rotated_from=str(key_id), retires_at=retired_at.isoformat())
     return old, new
 
 
@@ -186,6 +192,19 @@ _TOUCH = text("""
     UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.at)
       FROM used JOIN locked USING (id) WHERE k.id = used.id
 """)
+
+
+async def _announce(connection: AsyncConnection, kind: str, key: ApiKey, **more: str) -> None:
+    """Tells the operator's system."""
+    payload = {
+        "key_id": str(key.id),
+        "name": key.name,
+        "prefix": key.prefix,
+        "last4": key.last4,
+        "expires_at": key.expires_at and key.expires_at.isoformat(),
+        **more,
+    }
+    await notifications.enqueue(connection, key.user_id, kind=kind, payload=payload, channels=(notifications.WEBHOOK,))
 
 
 async def _insert(

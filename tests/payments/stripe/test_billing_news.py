@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 
 from gateway.ledger.accounts.users import User
-from gateway.workers.billing.advance_notices import AdvanceNoticeWorker
+from gateway.workers.billing.renewals import AdvanceNoticeWorker
 from tests.ledger.make import list_notifications
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.operator.conftest import admin_client
@@ -130,7 +130,7 @@ async def test_renewal_of_a_year_is_told_three_weeks_before_with_its_price(strip
         assert await told(stripe_stack, user) == expected
     async with stripe_stack.database.read() as connection:
         (news,) = [each for kind, each in await list_notifications(connection, yearly.id) if kind.endswith("renews")]
-    assert (news["price"], news["currency"], news["plan"]) == ("299", "USD", "Pro, yearly")
+    assert (news["price"], news["currency"], news["plan"]) == ("299.00", "USD", "Pro, yearly")
 
 
 async def test_end_of_access_is_told_unless_it_was_just_chosen(stripe_stack: PaymentStack) -> None:
