@@ -1,8 +1,9 @@
 """What reports of a month cost: seconds for each, over many calls, accounts, subscriptions, payments and refusals.
 
 `python -m benchmarks.reports --calls 10000000 --accounts 100000`. Stores of its own. The calls are written through
-usage_tracking, so that its triggers sum them; their rows are dropped batch by batch, since no report reads them. Each
-account has a subscription with three movements, two payments and ten entries in the ledger.
+usage_tracking, so that its triggers sum them; with `--keep` their rows stay, else they are dropped batch by batch,
+since no report reads them. Each account has a subscription with three movements, two payments and eleven entries in the
+ledger. An experiment that began with the month shares the accounts out among three variants.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import asyncio
 import os
 import tempfile
 import time
-from datetime import date, datetime
+from collections.abc import Awaitable, Callable, Sized
+from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from benchmarks.machine import describe
 from gateway.clock import now
@@ -27,14 +31,19 @@ from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.db import month_partitions, schema
 from gateway.ledger.db.month_partitions import MonthPartition
 from gateway.ledger.db.session import Database
-from gateway.ledger.reports import months
+from gateway.ledger.reports import experiments, months
 from gateway.ledger.reports.rows import Report, month_of
 from policies.billing.money import CreditValue
+from policies.experiments.assignment import Arms, Variant
 
 BATCH = 250_000
 ROUNDS = 3
+COUNTED = (
+    *("usage_tracking", "usage_hours", "usage_months", "subscription_movements", "revenue_entries", "credit_ledger"),
+)
 VALUE = CreditValue("USD", Decimal(10_000))
 PLANS = ("basic", "pro", "team", "scale")
+ARMS = Arms("bench", tuple(Variant(plan, 1, (plan,)) for plan in PLANS[:3]))
 
 # Ten routes, each with two models, four plans and four outcomes; accounts in no order.
 _CALLS = """
@@ -57,6 +66,10 @@ _LEDGER = """
     INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor, created_at)
     SELECT u.id, 'adjustment', 50, 50 * i, 'bench', $1::timestamptz + ($2::timestamptz - $1::timestamptz) * (i / 10.0)
       FROM generate_series(1, 10) i CROSS JOIN users u
+"""
+_CHARGES = """
+    INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor, created_at)
+    SELECT id, 'usage', -(1 + ascii(email)), 0, 'bench', $1 FROM users
 """
 _KEYS = """
     INSERT INTO api_keys (id, user_id, prefix, last4, key_hash)
@@ -92,14 +105,15 @@ async def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--calls", type=int, default=1_000_000)
     arguments.add_argument("--accounts", type=int, default=10_000)
+    arguments.add_argument("--keep", action="store_true", help="keep the rows of calls: about 0.6 KB each")
     sizes = arguments.parse_args()
     print(describe(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         async with await Stores.open(Path(folder), durable=False) as stores:
-            await _measure(stores.database_url, calls=sizes.calls, accounts=sizes.accounts)
+            await _measure(stores.database_url, calls=sizes.calls, accounts=sizes.accounts, keeps=sizes.keep)
 
 
-async def _measure(url: str, *, calls: int, accounts: int) -> None:
+async def _measure(url: str, *, calls: int, accounts: int, keeps: bool) -> None:
     await schema.upgrade(url)
     month = MonthPartition("usage_tracking", now().replace(day=1, hour=0, minute=0, second=0, microsecond=0))
     database = Database(url, pool_size=1, statement_timeout_seconds=0)
@@ -110,7 +124,7 @@ async def _measure(url: str, *, calls: int, accounts: int) -> None:
     driver = await asyncpg.connect(url)
     await _fill(driver, accounts=accounts, since=month.begins)
     await driver.close()
-    await _call(url, month, calls=calls, accounts=accounts)
+    await _call(url, month, calls=calls, accounts=accounts, keeps=keeps)
     opened = month_of(now())
     async with database.transaction() as connection:
         began = time.perf_counter()
@@ -119,24 +133,29 @@ async def _measure(url: str, *, calls: int, accounts: int) -> None:
         await connection.rollback()
     print("| report | rows | seconds, the least and the most of three | CPU |\n|---|---:|---:|---:|")
     for report in Report:
-        await _show(database, report, opened)
+        await _show(database, report, partial(months.get, report=report, month=opened, value=VALUE))
     async with database.read() as connection:
         began = time.perf_counter()
         await months.list_months(connection, now=now())
     print(f"| months | | {time.perf_counter() - began:.3f} | |")
+    since = month.begins
+    await _show(database, "an experiment", lambda each: experiments.outcomes(each, ARMS, since=since, until=now()))
     await database.close()
 
 
-async def _show(database: Database, report: Report, month: date) -> None:
+Read = Callable[[AsyncConnection], Awaitable[Sized]]
+
+
+async def _show(database: Database, name: str, read: Read) -> None:
     took, used = [], []
     for _ in range(ROUNDS):
         async with database.read() as connection:
             backend: int = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
             began, before = time.perf_counter(), _cpu_seconds(backend)
-            rows = await months.get(connection, report, month=month, value=VALUE)
+            rows = await read(connection)
             took.append(time.perf_counter() - began)
             used.append(_cpu_seconds(backend) - before)
-    print(f"| {report} | {len(rows)} | {min(took):.3f} to {max(took):.3f} | {min(used):.2f} |", flush=True)
+    print(f"| {name} | {len(rows)} | {min(took):.3f} to {max(took):.3f} | {min(used):.2f} |", flush=True)
 
 
 def _cpu_seconds(backend: int) -> float:
@@ -151,6 +170,7 @@ async def _fill(driver: asyncpg.Connection, *, accounts: int, since: datetime) -
         (_ACCOUNTS, (accounts,)),
         (_BALANCES, ()),
         (_LEDGER, (since, until)),
+        (_CHARGES, (until,)),
         (_KEYS, ()),
         (_REFUSALS, (since,)),
         (_SUBSCRIPTIONS, (list(PLANS),)),
@@ -161,14 +181,14 @@ async def _fill(driver: asyncpg.Connection, *, accounts: int, since: datetime) -
     print(f"accounts filled in {time.perf_counter() - began:.0f} s", flush=True)
 
 
-async def _call(url: str, month: MonthPartition, *, calls: int, accounts: int) -> None:
+async def _call(url: str, month: MonthPartition, *, calls: int, accounts: int, keeps: bool) -> None:
     """Each batch is of another connection, so that sums have shards, as of several workers."""
     began, until = time.perf_counter(), now()
     for first in range(0, calls, BATCH):
         driver = await asyncpg.connect(url)
         last = min(first + BATCH, calls)
         await driver.execute(_CALLS, first, last, month.begins, until, calls, accounts, list(PLANS))
-        if last < calls:
+        if last < calls and not keeps:
             await driver.execute(f"TRUNCATE {month.name}")
         await driver.close()
     seconds = time.perf_counter() - began
@@ -176,7 +196,7 @@ async def _call(url: str, month: MonthPartition, *, calls: int, accounts: int) -
     await driver.execute("VACUUM ANALYZE")
     counted = [
         f"{await driver.fetchval(f'SELECT count(*) FROM {table}'):,} {table}"  # noqa: S608 - names of tables
-        for table in ("usage_hours", "usage_months", "subscription_movements", "revenue_entries", "credit_ledger")
+        for table in COUNTED
     ]
     await driver.close()
     print(f"{calls:,} calls written in {seconds:.0f} s; {', '.join(counted)}", flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from math import floor, log10
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -31,7 +32,7 @@ def interval_chart(title: str, rows: Sequence[Relative]) -> Markup:
     """A row for each difference, green where it is significant and above nothing, red where it is below."""
     name = f"intervals-{next(_ids)}"
     height = ROW * len(rows) + BOTTOM
-    reach = max([_LEAST_REACH, *(abs(edge) for row in rows for edge in (row.low, row.high))]) * 1.05
+    reach = _rounded(max([_LEAST_REACH, *(abs(edge) for row in rows for edge in (row.low, row.high))]))
     drawing = Markup("").join((*_axis(reach, height), *(_row(row, at, reach) for at, row in enumerate(rows))))
     return Markup(
         '<figure class="figure"><figcaption>{}</figcaption><svg class="chart" viewBox="0 0 {} {}" role="img" '
@@ -49,6 +50,12 @@ def percent(part: float) -> str:
     return f"{part:+.1%}".replace("%", " %").replace("-", "\u2212")
 
 
+def _rounded(reach: float) -> float:
+    """Up to 1, 2, 4 or 10 times a power of ten, whose half reads well too."""
+    power: float = 10 ** floor(log10(reach))
+    return next(step * power for step in (1, 2, 4, 10) if step * power >= reach)
+
+
 def _x(value: float, reach: float) -> str:
     middle, half = (LEFT + WIDTH - RIGHT) / 2, (WIDTH - RIGHT - LEFT) / 2
     return f"{middle + half * value / reach:.1f}"
@@ -62,7 +69,7 @@ def _axis(reach: float, height: int) -> Iterator[Markup]:
         yield Markup('<line class="{}" x1="{}" x2="{}" y1="0" y2="{}"/>').format(kind, x, x, bottom)
         minor = "" if value == 0 or abs(value) == reach else " minor"
         anchor = "end" if value == reach else "middle"
-        text = "the control" if value == 0 else percent(value)
+        text = "the control" if value == 0 else percent(value).replace(".0 %", " %")
         yield Markup('<text class="tick{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
             minor, x, height - 12, anchor, text
         )

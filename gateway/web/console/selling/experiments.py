@@ -105,11 +105,11 @@ def _variants(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _rows(report: Mapping[str, Any]) -> Iterator[Relative]:
-    """The differences that can be told as parts of what the control has, or of the share that was expected."""
+    """The differences of what variants bring, as parts of what the control brings."""
     control = {(each["metric"], each["currency"]): each["value"] for each in report["variants"][0]["estimates"]}
     for each in report["comparisons"]:
         base, interval = control.get((each["metric"], each["currency"])), each["interval"]
-        if not base or interval is None:
+        if not base or interval is None or each["metric"] == "sign_ups":
             continue
         name = METRICS[each["metric"]] + (f" in {each['currency']}" if each["currency"] else "")
         edges = (interval["low"] / base, each["difference"] / base, interval["high"] / base)
