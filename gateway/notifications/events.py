@@ -21,6 +21,15 @@ _SUBSCRIPTION: Fields = {
     "current_period_end": "",
     "cancel_at_period_end": "",
 }
+_TERMS: Fields = {
+    "subscription_id": "",
+    "plan_id": "",
+    "plan": "The plan's name.",
+    "previous_price": "",
+    "price": "",
+    "currency": "",
+    "effective_at": "From when on.",
+}
 _PAYMENT: Fields = {
     "payment_id": "",
     "amount": "",
@@ -108,15 +117,10 @@ EVENTS: Mapping[str, Event] = MappingProxyType(
         ),
         "subscription.price_changed": _mail(
             "Its plan has another price, which is this subscription's from a day on.",
-            {
-                "subscription_id": "",
-                "plan_id": "",
-                "plan": "The plan's name.",
-                "previous_price": "",
-                "price": "",
-                "currency": "",
-                "effective_at": "From when on.",
-            },
+            _TERMS,
+        ),
+        "subscription.terms_changed": _mail(
+            "It kept an older version of its plan, and was moved to the present one at the same price.", _TERMS
         ),
         "subscription.cancelled": _mail("It ends with its period.", _SUBSCRIPTION),
         "subscription.continued": _mail("It does not end with its period any more.", _SUBSCRIPTION),
