@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from gateway.api.unit_of_work import ChangePublisher
-from gateway.ledger.accounts import users
+from gateway.ledger.accounts import user_lists
 from gateway.ledger.db import outbox
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.meter.client.client import RedisClient
@@ -71,7 +71,7 @@ async def test_concurrent_changes_share_publications_and_each_response_follows_i
         running += 1
         assert running == 1
         async with database.read() as connection:
-            published.update(user.email for user in (await users.list_users(connection)).data)
+            published.update(each.user.email for each in (await user_lists.list_users(connection)).data)
         running -= 1
 
     async with client_of(admin_app(database, publish, missing={})) as client:

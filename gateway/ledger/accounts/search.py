@@ -59,6 +59,12 @@ async def find(connection: AsyncConnection, wanted: str, *, limit: int = 10) -> 
     return list(hits.values())
 
 
+def words_query(wanted: str) -> str:
+    """For `to_tsquery`: all the words, or their beginnings. Empty, which matches nothing, where they are too short."""
+    words = [word for word in _WORD.findall(wanted.lower()) if len(word) >= MIN_WORD]
+    return " & ".join(f"{word}:*" for word in words)
+
+
 def _clues(wanted: str) -> Iterator[tuple[Kind, TextClause, Mapping[str, Any]]]:
     """The statements that what was typed can be an answer to."""
     try:
@@ -95,9 +101,8 @@ def _of_text(wanted: str) -> Iterator[tuple[Kind, TextClause, Mapping[str, Any]]
         yield Kind.KEY, _KEY_BY_LAST4, exact
     if "_" in wanted:
         yield Kind.KEY, _KEY_BY_PREFIX, {"like": _escaped(wanted) + "%"}
-    words = [word for word in _WORD.findall(wanted.lower()) if len(word) >= MIN_WORD]
-    if words:
-        yield Kind.ACCOUNT, _USER_BY_WORDS, {"words": " & ".join(f"{word}:*" for word in words)}
+    if words := words_query(wanted):
+        yield Kind.ACCOUNT, _USER_BY_WORDS, {"words": words}
 
 
 def _number(wanted: str) -> int | None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
-from gateway.ledger.db.rows import Page, columns, page_by_time, value
+from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import user_credits, users
 from policies.model import AccountStatus
 
@@ -83,7 +83,7 @@ async def get(connection: AsyncConnection, user_id: UUID) -> User | None:
 
 
 async def get_by_email(connection: AsyncConnection, email: str) -> User | None:
-    row = (await connection.execute(_EXISTING.where(_has_email(email)))).one_or_none()
+    row = (await connection.execute(_EXISTING.where(has_email(email)))).one_or_none()
     return None if row is None else value(User, row)
 
 
@@ -93,23 +93,6 @@ async def list_emails(connection: AsyncConnection, user_ids: Collection[UUID]) -
         return {}
     query = select(users.c.id, users.c.email).where(users.c.id.in_(user_ids), users.c.deleted_at.is_(None))
     return {row.id: row.email for row in await connection.execute(query)}
-
-
-async def list_users(
-    connection: AsyncConnection,
-    *,
-    email: str | None = None,
-    external_id: str | None = None,
-    cursor: str | None = None,
-    limit: int = 50,
-) -> Page[User]:
-    """Newest first; None matches all."""
-    query = _EXISTING
-    if email is not None:
-        query = query.where(_has_email(email))
-    if external_id is not None:
-        query = query.where(users.c.external_id == external_id)
-    return await page_by_time(connection, query, User, cursor=cursor, limit=limit)
 
 
 async def patch(connection: AsyncConnection, user_id: UUID, **changes: Unpack[UserChanges]) -> User:
@@ -176,5 +159,5 @@ async def _change(connection: AsyncConnection, user_id: UUID, changes: Mapping[s
         return value(User, (await connection.execute(changed)).one())
 
 
-def _has_email(email: str) -> Any:
+def has_email(email: str) -> Any:
     return func.lower(users.c.email) == func.lower(email.strip())

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from gateway.meter.replies import Verdict
 from tests.api.conftest import AdminApi
@@ -193,3 +194,47 @@ async def test_user_cursor_walks_every_user_once(admin_api: AdminApi) -> None:
 async def test_list_refuses_unknown_parameters(admin_api: AdminApi, params: dict[str, Any], field: str) -> None:
     refused = await admin_api.call("GET", "/users", params=params, status=422)
     assert [error["field"] for error in refused["errors"]] == [field]
+
+
+async def test_users_are_found_by_words_plan_and_standing(admin_api: AdminApi) -> None:
+    plan = (
+        await admin_api.post("/plans", {"name": f"P{uuid4().hex}", "price": "5", "credits_per_period": 70}, status=201)
+    )["id"]
+    company = f"c{uuid4().hex}"
+    rich = await admin_api.create_user(plan=plan, name="Ada Lovelace", company=company)
+    poor = await admin_api.create_user(plan=plan, name="Grace Hopper", company=company)
+    none = await admin_api.create_user(name="Ada Byron", company=company)
+    await admin_api.post(f"/users/{poor['id']}/credits/adjust", {"amount": -100, "reason": "test"}, status=201)
+    async with admin_api.database.transaction() as connection:
+        statement = text("UPDATE subscriptions SET status = 'past_due', past_due_since = now() WHERE user_id = :id")
+        await connection.execute(statement, {"id": poor["id"]})
+    await admin_api.post(f"/users/{none['id']}/suspend")
+
+    async def found(**query: str) -> list[str]:
+        return [row["id"] for row in (await admin_api.get("/users", words=company, **query))["data"]]
+
+    ids = {name: user["id"] for name, user in (("rich", rich), ("poor", poor), ("none", none))}
+    assert await found() == [ids["none"], ids["poor"], ids["rich"]]
+    assert await found(sort="current_credits") == [ids["poor"], ids["none"], ids["rich"]]
+    assert await found(sort="-current_credits", plan_id=plan) == [ids["rich"], ids["poor"]]
+    assert await found(status="suspended") == [ids["none"]]
+    (late,) = (await admin_api.get("/users", subscription_status="past_due", plan_id=plan))["data"]
+    shown = (late["email"], late["plan_id"], late["subscription_status"], late["current_credits"])
+    assert shown == (poor["email"], plan, "past_due", -30)
+    by_name = (await admin_api.get("/users", words=f"lov {company}"))["data"]
+    assert [row["id"] for row in by_name] == [ids["rich"]]
+    assert (await admin_api.get("/users", words="ab"))["data"] == []
+
+
+@pytest.mark.parametrize("query", [{"sort": "name"}, {"status": "gone"}, {"subscription_status": "canceled"}])
+async def test_users_are_not_listed_by_what_is_unknown(admin_api: AdminApi, query: dict[str, str]) -> None:
+    await admin_api.call("GET", "/users", params=query, status=422)
+
+
+async def test_balances_are_listed_page_by_page(admin_api: AdminApi) -> None:
+    company = f"c{uuid4().hex}"
+    made = [await admin_api.create_user(company=company) for _ in range(3)]
+    for number, user in enumerate(made):
+        await admin_api.post(f"/users/{user['id']}/credits/grant", {"amount": 9 - number, "reason": "test"}, status=201)
+    rows = await admin_api.pages("/users", limit=2, words=company, sort="current_credits")
+    assert [row["current_credits"] for row in rows] == [7, 8, 9]

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.accounts import api_keys, login_sessions, users
+from gateway.ledger.accounts import api_keys, login_sessions, user_lists, users
 from gateway.ledger.credits.grants import get_balance
 from gateway.ledger.db.errors import AlreadyExists, InvalidValue, NotFound
 from gateway.ledger.db.rows import InvalidCursor
@@ -97,14 +97,14 @@ async def test_unknown_user_is_not_found(connection: AsyncConnection) -> None:
 
 async def test_users_are_listed_newest_first_by_cursor(connection: AsyncConnection) -> None:
     made = [await a_user(connection) for _ in range(5)]
-    first = await users.list_users(connection, limit=3)
-    second = await users.list_users(connection, limit=2, cursor=first.next_cursor)
+    first = await user_lists.list_users(connection, limit=3)
+    second = await user_lists.list_users(connection, limit=2, cursor=first.next_cursor)
     newest_first = sorted(made, key=lambda user: (user.created_at, user.id), reverse=True)
-    assert first.data + second.data == tuple(newest_first)
+    assert [each.user for each in first.data + second.data] == newest_first
     assert second.next_cursor is None
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "====", "bm90IGE", "ü", "MjAyNi0wMS0wMXxub3BlIQ"])
 async def test_malformed_cursor_is_refused(connection: AsyncConnection, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
-        await users.list_users(connection, cursor=cursor)
+        await user_lists.list_users(connection, cursor=cursor)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.billing.subscriptions import Subscription
@@ -19,11 +19,12 @@ from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Email, Instant, Line, Lines, LookupEmail, Metadata, TimeZone
 from gateway.api.schemas.pages import PageModel, PageQuery, PatchModel, RequestModel, ResponseModel, page_of, unset
 from gateway.clock import now
-from gateway.ledger.accounts import erasure, persons, users
+from gateway.ledger.accounts import erasure, persons, user_lists, users
+from gateway.ledger.accounts.user_lists import ListedUser, UserFilter
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.subscriptions import lifecycle, subscriptions
-from policies.model import AccountStatus
+from policies.model import AccountStatus, SubscriptionStatus
 
 router = APIRouter(prefix="/users", tags=["users"])
 
@@ -50,6 +51,12 @@ class User(ResponseModel):
 
 class UserWithSubscription(User):
     subscription: Subscription | None = Field(description="The one the account lives on; null where it has none.")
+
+
+class UserSummary(User):
+    plan_id: str | None = Field(description="Of the current subscription; null where there is none.")
+    subscription_status: SubscriptionStatus | None
+    current_credits: int = Field(description="Some seconds behind the calls themselves.")
 
 
 class NewUser(RequestModel):
@@ -86,6 +93,21 @@ class UserPatch(PatchModel):
 class UserQuery(PageQuery):
     email: LookupEmail | None = Field(default=None, description="Only the user of this address.")
     external_id: Line | None = Field(default=None, description="Only the user of this id of your own system.")
+    words: Line | None = Field(
+        default=None,
+        examples=["love"],
+        description="Words of address, name or company, or their beginnings, of 3 characters or more.",
+    )
+    status: AccountStatus | None = None
+    plan_id: Line | None = Field(default=None, description="The plan's id, of the current subscription.")
+    subscription_status: Literal["trialing", "active", "past_due", "paused"] | None = Field(
+        default=None, description="Of the current subscription."
+    )
+    sort: Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(user_lists.SORTABLE)})$")] | None = Field(
+        default=None,
+        examples=["current_credits"],
+        description=f"One of {', '.join(user_lists.SORTABLE)}, descending with a leading `-`; else newest first.",
+    )
 
 
 @router.post("", status_code=201, summary="Create a user", responses=UNKNOWN | CONFLICTS)
@@ -105,10 +127,18 @@ async def create_user(body: NewUser, unit_of_work: UnitOfWorkDep, actor: ActorDe
 
 
 @router.get("", summary="List users")
-async def list_users(query: Annotated[UserQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[User]:
+async def list_users(query: Annotated[UserQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[UserSummary]:
+    """Newest first unless `sort` says otherwise, with plan and balance: `subscription_status=past_due` are those whose
+    payment has failed, `sort=current_credits` begins with the deepest debts."""
+    wanted = UserFilter(**query.model_dump(exclude={"sort", "limit", "cursor"}))
     async with unit_of_work.read() as connection:
-        page = await users.list_users(connection, **query.model_dump())
-    return page_of(page, User.model_validate)
+        page = await user_lists.list_users(connection, wanted, sort=query.sort, cursor=query.cursor, limit=query.limit)
+    return page_of(page, _summary)
+
+
+def _summary(listed: ListedUser) -> UserSummary:
+    own = {name: getattr(listed, name) for name in UserSummary.model_fields if name not in User.model_fields}
+    return UserSummary(**User.model_validate(listed.user).model_dump(), **own)
 
 
 @router.get("/{user_id}", summary="Get a user", responses=UNKNOWN)
