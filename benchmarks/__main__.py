@@ -8,6 +8,8 @@ import sys
 MODULES = (
     "peers",
     "forwarding_cost",
+    "frames",
+    "frames --fields vary",
     "listener_cost",
     "upstream_cost",
     "scripts_cost",

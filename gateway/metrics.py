@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter as Counted
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
@@ -225,7 +226,7 @@ class BufferedHistogram:
             return
         # prometheus_client observes one value at a time; its own buckets are what it would have added to.
         buckets = self._child._buckets  # noqa: SLF001
-        for index, count in Counted(bisect_left(self._bounds, value) for value in self._pending).items():
+        for index, count in Counted(map(partial(bisect_left, self._bounds), self._pending)).items():
             buckets[index].inc(count)
         self._child._sum.inc(sum(self._pending))  # noqa: SLF001
         self._pending.clear()
