@@ -5,7 +5,7 @@ PYTEST := $(BIN)/pytest -o faulthandler_timeout=300 -o faulthandler_exit_on_time
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
 ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py
-ALSO_chaos := tests/notifications/test_deaths.py tests/guarantees/histories tests/guarantees/ai/test_aborts.py tests/guarantees/attacks \
+ALSO_chaos := tests/notifications/test_deaths.py tests/policies/experiments tests/ledger/reports/test_experiments.py tests/guarantees/histories tests/guarantees/ai/test_aborts.py tests/guarantees/attacks \
 	tests/guarantees/alerts
 
 .PHONY: help run unit test check docs format reference pictures fuzz chaos bench lock node-clients

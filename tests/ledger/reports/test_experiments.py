@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.reports import experiments
 from policies.experiments.assignment import Arms, Variant, assign
-from policies.experiments.comparison import Outcome, Sums, compare
+from policies.experiments.comparison import Metric, Outcome, Sums, compare
+from tests.support.sampling import IS_FULL, measured
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=30)
@@ -91,3 +93,60 @@ async def test_experiment_without_accounts_has_empty_variants(connection: AsyncC
 
 def _sums(amounts: list[Decimal]) -> Sums:
     return Sums(sum(amounts, Decimal(0)), sum((amount * amount for amount in amounts), Decimal(0)))
+
+
+@pytest.mark.skipif(not IS_FULL, reason="100 reports over 10,000 accounts; GATEWAY_TEST_SCALE=full")
+async def test_variants_that_are_alike_do_not_seem_to_differ_in_95_of_100_reports(connection: AsyncConnection) -> None:
+    """`tests/policies/experiments/test_simulations.py` does the same in memory, and says why 95."""
+    await _simulate(connection)
+    two = tuple(Variant(name, 1, (name,)) for name in ("control", "other"))
+    wrong = 0
+    for run in range(100):
+        found = await experiments.outcomes(connection, Arms(f"run {run}", two), since=START, until=END)
+        wrong += any(each.is_significant for each in compare(found, {"control": 1, "other": 1}))
+    measured.append(f"A/A over {ACCOUNTS:,} accounts: {100 - wrong} of 100 reports find no difference")
+    assert wrong <= 5
+
+
+async def test_true_difference_is_found(connection: AsyncConnection) -> None:
+    """Of the accounts of the variant half as many again pay."""
+    await _simulate(connection)
+    arms = Arms("true", tuple(Variant(name, 1, (name,)) for name in ("control", "other")))
+    rows = await connection.execute(text("SELECT id FROM users"))
+    others = [row.id for row in rows if assign(arms, row.id).name == "other"]
+    await connection.execute(_PAY_MORE, {"ids": others, "at": START + timedelta(days=5)})
+    found = await experiments.outcomes(connection, arms, since=START, until=END)
+    different = {each.metric for each in compare(found, {"control": 1, "other": 1}) if each.is_significant}
+    assert different == {Metric.CONVERSION, Metric.REVENUE}
+
+
+async def _simulate(connection: AsyncConnection) -> None:
+    """Accounts of which 6 in 100 pay, by no rule that a salt could meet."""
+    for statement in (_SIMULATED_USERS, _SIMULATED_PAYMENTS, _SIMULATED_USAGE):
+        await connection.execute(statement, {"start": START, "accounts": ACCOUNTS})
+
+
+_SIMULATED_USERS = text("""
+    INSERT INTO users (id, email, created_at)
+    SELECT md5('user ' || n)::uuid, n || '@example.com', CAST(:start AS timestamptz) + interval '1 hour'
+      FROM generate_series(1, :accounts) n
+""")
+_SIMULATED_PAYMENTS = text("""
+    INSERT INTO payment_transactions (id, user_id, provider, transaction_type, status, amount, currency, processed_at)
+    SELECT gen_random_uuid(), md5('user ' || n)::uuid, 'stripe', 'subscription', 'completed',
+           (ARRAY[9.99, 29.99, 29.99, 99.99])[1 + abs(hashint4extended(CAST(n AS integer), 5)) % 4], 'USD',
+           CAST(:start AS timestamptz) + interval '1 day'
+      FROM generate_series(1, :accounts) n WHERE abs(hashint4extended(CAST(n AS integer), 7)) % 100 < 6
+""")
+_SIMULATED_USAGE = text("""
+    INSERT INTO credit_ledger (user_id, kind, amount, balance_after, actor, created_at)
+    SELECT md5('user ' || n)::uuid, 'usage',
+           -ceil(exp((abs(hashint4extended(CAST(n AS integer), 9)) % 1000) / 150.0))::bigint, 0, 'worker',
+           CAST(:start AS timestamptz) + interval '2 days'
+      FROM generate_series(1, :accounts) n
+""")
+_PAY_MORE = text("""
+    INSERT INTO payment_transactions (id, user_id, provider, transaction_type, status, amount, currency, processed_at)
+    SELECT gen_random_uuid(), id, 'stripe', 'subscription', 'completed', 29.99, 'USD', :at
+      FROM unnest(CAST(:ids AS uuid[])) id WHERE abs(hashtextextended(id::text, 3)) % 100 < 3
+""")

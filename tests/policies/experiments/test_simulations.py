@@ -6,6 +6,7 @@ shares the same accounts out by a salt of its own, so the variants of an A/A exp
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
@@ -76,17 +77,17 @@ def test_true_difference_is_found_for_what_it_is(accounts: list[Account]) -> Non
             if each.metric is Metric.CONVERSION:
                 assert each.difference.interval is not None
                 held += each.difference.interval.low < 0.03 < each.difference.interval.high
-    assert found[Metric.CONVERSION] == TRUE_RUNS
+    # The difference is 5.7 of its deviations, and 3.0 are significant: one of 300 runs misses it.
+    assert found[Metric.CONVERSION] >= 0.97 * TRUE_RUNS
     assert held >= 0.8 * TRUE_RUNS  # of intervals of 95 %
-    assert found[Metric.SIGN_UPS] <= 1
-    assert found[Metric.USAGE] <= 1
+    assert max(found[Metric.SIGN_UPS], found[Metric.USAGE]) <= MOST_WRONG // 5 + TRUE_RUNS // 25
 
 
 def _run(accounts: list[Account], *, salt: str, lift: Decimal = Decimal(0)) -> tuple[Comparison, ...]:
     """Of accounts that do not pay, so many of those in the variant do as makes its conversion higher by `lift`."""
     arms = Arms(salt, VARIANTS)
     (end,) = bounds(arms.variants)
-    drawn = seeded_random(salt)
+    drawn = random.Random(salt)  # noqa: S311 - to be replayed
     chance = float(lift) * 0.06 / 0.94
     counted = {variant.name: [0] * 7 for variant in VARIANTS}
     control, other = counted.values()
