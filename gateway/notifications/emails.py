@@ -115,7 +115,11 @@ class EmailTemplates:
 def _environment(loader: BaseLoader, credit_value: CreditValue | None, *, is_html: bool) -> Environment:
     # Text is read as text, and HTML is escaped.
     environment = Environment(loader=loader, autoescape=is_html, undefined=StrictUndefined, finalize=_visible)  # noqa: S701
-    environment.filters |= {"day": _day, "credits": partial(_credits, credit_value), "money": _money}
+    environment.filters |= {
+        "day": _unbroken_day if is_html else _day,
+        "credits": partial(_credits, credit_value),
+        "money": _money,
+    }
     environment.globals["is_credits"] = _CREDITS.__contains__
     return environment
 
@@ -149,6 +153,10 @@ def _title(kind: str) -> str:
 def _day(instant: str) -> str:
     """Of an ISO 8601 time."""
     return instant[:10]
+
+
+def _unbroken_day(instant: str) -> Markup:
+    return Markup('<span style="white-space:nowrap">{}</span>').format(_day(instant))
 
 
 def _money(amount: str, currency: str) -> str:

@@ -25,7 +25,7 @@ def mail(kind: str, context: TemplateContext = CONTEXT, **more: Any) -> Email:
 
 def words(email: Email) -> str:
     """What a program for mail shows of the HTML."""
-    body = re.sub(r"(?s)<style>.*?</style>|<title>.*?</title>", "", email.html)
+    body = re.sub(r"(?s)<style>.*?</style>|<title>.*?</title>|</?span[^>]*>", "", email.html)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
