@@ -69,7 +69,7 @@ EVENTS: Mapping[str, Event] = MappingProxyType(
         "account.registered_again": _mail("Somebody opened an account with an address that has one.", is_posted=False),
         "account.token_reused": _mail("A session was ended, because its refresh token was used twice."),
         "account.deleted": Event("Its data is erased; nothing more comes of this user."),
-        "key.created": Event("A key was made, by its owner or an operator.", _KEY),
+        "key.created": Event("A key was made or imported.", _KEY),
         "key.rotated": Event(
             "A key has a successor.",
             {**_KEY, "rotated_from": "The key before.", "retires_at": "Until then the key before works."},
