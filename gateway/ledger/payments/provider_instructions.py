@@ -77,22 +77,29 @@ async def _mark(connection: AsyncConnection, subscription_id: UUID, name: str, *
 
 
 _AT_PROVIDER = "s.provider = :provider AND s.provider_subscription_id IS NOT NULL"
-_OF_USERS = f"subscriptions s JOIN users u ON u.id = s.user_id AND {_AT_PROVIDER} AND s.{CURRENT}"
+_MARKED = f"subscriptions s JOIN users u ON u.id = s.user_id AND {_AT_PROVIDER} AND s.{CURRENT}"
+# The current subscription of each account, one look-up each: a join would read all subscriptions, because PostgreSQL
+# takes deleted and suspended accounts for far more than there are.
+_CURRENT_ONE = f"""
+    CROSS JOIN LATERAL (SELECT s.id, s.metadata FROM subscriptions s
+                         WHERE s.user_id = u.id AND {_AT_PROVIDER} AND s.{CURRENT} AND NOT {{but_for}} LIMIT 1) s
+"""  # noqa: S608 - composed of constants
 _ARE_PAUSED, _IS_PAUSED_HERE = f"s.metadata ? '{PAYMENTS_PAUSED}'", f"s.metadata ? '{PAUSED_HERE}'"
 _DUE = text(f"""
     SELECT id, action FROM (
-        SELECT s.id, '{Action.CANCEL}' AS action FROM {_OF_USERS}
-         WHERE u.deleted_at IS NOT NULL AND NOT s.cancel_at_period_end
+        SELECT s.id, '{Action.CANCEL}' AS action
+          FROM users u {_CURRENT_ONE.format(but_for="s.cancel_at_period_end")} WHERE u.deleted_at IS NOT NULL
         UNION
         SELECT s.id, '{Action.CANCEL}' FROM subscriptions s WHERE {_AT_PROVIDER} AND s.{IS_BILLED}
         UNION
-        SELECT s.id, '{Action.PAUSE_PAYMENTS}' FROM {_OF_USERS}
-         WHERE u.status = 'suspended' AND u.deleted_at IS NULL AND NOT {_ARE_PAUSED}
+        SELECT s.id, '{Action.PAUSE_PAYMENTS}'
+          FROM users u {_CURRENT_ONE.format(but_for=_ARE_PAUSED)}
+         WHERE u.status = 'suspended' AND u.deleted_at IS NULL
         UNION
-        SELECT s.id, '{Action.PAUSE_PAYMENTS}' FROM {_OF_USERS}
+        SELECT s.id, '{Action.PAUSE_PAYMENTS}' FROM {_MARKED}
          WHERE {_IS_PAUSED_HERE} AND u.deleted_at IS NULL AND NOT {_ARE_PAUSED}
         UNION
-        SELECT s.id, '{Action.RESUME_PAYMENTS}' FROM {_OF_USERS}
+        SELECT s.id, '{Action.RESUME_PAYMENTS}' FROM {_MARKED}
          WHERE {_ARE_PAUSED} AND NOT {_IS_PAUSED_HERE} AND u.status <> 'suspended'
     ) due ORDER BY random() LIMIT :limit
 """)  # noqa: S608 - composed of constants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -262,26 +263,32 @@ async def test_pause_is_carried_to_lemon_squeezy_and_one_made_there_is_resumed_t
     assert "Lemon Squeezy has paused it" in answer.json()["detail"]
 
 
-async def test_instructions_are_found_by_indexes(stripe_stack: PaymentStack) -> None:
-    """Among 20,000 subscriptions of which nothing is to be told."""
+async def test_instructions_are_found_without_reading_all_subscriptions(stripe_stack: PaymentStack) -> None:
+    """Among 4,000, where a quarter of the accounts are deleted and a few are suspended."""
     async with stripe_stack.database.transaction() as connection:
-        await connection.execute(text(_ACCOUNTS))
-        await connection.execute(text(_SUBSCRIPTIONS))
-        await connection.execute(text("ANALYZE users, subscriptions"))
+        for statement in (_ACCOUNTS, _DELETED, _SUBSCRIPTIONS, _SUSPENDED, "ANALYZE users, subscriptions"):
+            await connection.execute(text(statement))
         asked = text(f"EXPLAIN {_DUE.text}")
         plan = "\n".join(await connection.scalars(asked, {"provider": "stripe", "limit": 20}))
         await connection.rollback()
     assert "Seq Scan" not in plan, plan
+    read_by = set(re.findall(r"Index (?:Only )?Scan using (\w+) on subscriptions", plan))
+    assert read_by == {"ix_subscriptions_marked", "uq_subscriptions_current"}, plan
 
 
 _ACCOUNTS = """
     INSERT INTO users (id, email)
-    SELECT gen_random_uuid(), 'of-' || n || '@example.com' FROM generate_series(1, 20000) n
+    SELECT gen_random_uuid(), 'of-' || n || '@example.com' FROM generate_series(1, 4000) n
 """
+_DELETED = (
+    "UPDATE users SET deleted_at = now(), status = 'suspended' WHERE email LIKE 'of-%1@%' OR email LIKE 'of-%2@%'"
+)
+_SUSPENDED = "UPDATE users SET status = 'suspended' WHERE email LIKE 'of-%00@%'"
 _SUBSCRIPTIONS = """
     INSERT INTO subscriptions (id, user_id, plan_id, plan_version, status, provider, provider_subscription_id,
                                current_period_start, current_period_end, period_anchor)
-    SELECT gen_random_uuid(), id, 'pro', 1, 'active', 'stripe', 'sub_' || id, now(), now() + interval '1 month', now()
+    SELECT gen_random_uuid(), id, 'pro', 1, CASE WHEN deleted_at IS NULL THEN 'active' ELSE 'canceled' END, 'stripe',
+           'sub_' || id, now(), now() + interval '1 month', now()
       FROM users WHERE email LIKE 'of-%'
 """
 
