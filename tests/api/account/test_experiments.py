@@ -8,9 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from gateway.clock import now
 from gateway.ledger.catalogue import experiments, plans
 from gateway.ledger.catalogue.experiments import Experiment
 from gateway.ledger.catalogue.plans import PlanTerms
+from gateway.ledger.subscriptions import lifecycle
 from gateway.workers.outbox import OutboxPublisher
 from policies.experiments.assignment import Arms, Variant, assign
 from tests.api.account.conftest import AccountApi, Customer
@@ -57,6 +59,14 @@ async def test_account_is_offered_the_plans_of_its_variant_only(account_api: Acc
         async with account_api.new_client() as program:
             response = await program.get("/plans", headers={"x-api-key": key})
         assert {plan["id"] for plan in response.json()["data"]} & running.arms.plans == set(variant.plans)
+
+
+async def test_account_goes_on_seeing_the_plan_that_it_is_on(account_api: AccountApi, running: Experiment) -> None:
+    control, other = running.arms.variants
+    customer = await _customer(account_api, running, other)
+    async with account_api.database.transaction() as connection:
+        await lifecycle.start(connection, customer.id, plan_id=control.plans[0], now=now(), actor="test")
+    assert await _offered(customer, running) == running.arms.plans
 
 
 async def test_stranger_is_offered_what_the_control_is(account_api: AccountApi, running: Experiment) -> None:

@@ -13,6 +13,7 @@ from gateway.api.schemas.billing_records import ShownAs, Tier
 from gateway.api.schemas.pages import PageModel, ResponseModel
 from gateway.ledger.catalogue import experiments, plans
 from gateway.ledger.catalogue.plans import StoredPlan
+from gateway.ledger.subscriptions import subscriptions
 from policies.billing.invoicing import first_price
 from policies.billing.money import CreditValue, plain
 from policies.model import FeatureValue, PastDue
@@ -60,10 +61,14 @@ class OfferedPlan(ResponseModel):
 
 @router.get("/plans", summary="The plans on offer", responses=SIGNED_IN, openapi_extra={"security": [{}]})
 async def list_plans(dependencies: DependenciesDep, account_id: AnyReader) -> PageModel[OfferedPlan]:
-    """By `sort_order`, then price. Nobody needs to be signed in; who is sees what experiments offer the account."""
+    """By `sort_order`, then price. Nobody needs to be signed in; who is sees what experiments offer the account, and
+    the plan that it is on."""
     async with dependencies.database.read() as connection:
         stored = await plans.list_plans(connection)
         hidden = await experiments.hidden_from(connection, account_id)
+        if hidden and account_id is not None:
+            current = await subscriptions.get_current(connection, account_id)
+            hidden -= set() if current is None else {current.plan_id}
     offered = [plan for plan in stored if plan.terms.is_active and plan.id not in hidden]
     return PageModel(data=[shown_plan(plan, dependencies.credit_value) for plan in offered], next_cursor=None)
 
