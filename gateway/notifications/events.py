@@ -40,6 +40,13 @@ _PAYMENT: Fields = {
     "refers_to_id": "The payment that a refund or dispute is of.",
     "error": "Why it failed.",
 }
+_TOP_UP: Fields = {
+    "reason": "Why, for people.",
+    "pack_id": "",
+    "amount": "What each top-up costs.",
+    "currency": "",
+    "payment_method": "The card, such as `visa 4242`.",
+}
 _KEY: Fields = {"key_id": "", "name": "", "prefix": "", "last4": "", "expires_at": "null: never."}
 _TOKEN: Fields = {"token_id": "", "expires_at": ""}
 
@@ -95,6 +102,8 @@ EVENTS: Mapping[str, Event] = MappingProxyType(
         "payment.refunded": _mail("Money went back.", _PAYMENT),
         "payment.disputed": Event("A dispute began.", _PAYMENT),
         "payment.dispute_closed": Event("A dispute was decided.", _PAYMENT),
+        "top_up.stopped": _mail("Automatic top-ups have stopped: a payment failed, or the pack has changed.", _TOP_UP),
+        "top_up.card_removed": _mail("Automatic top-ups have stopped: their card was removed.", _TOP_UP),
         "invoice.issued": _mail(
             "The gateway issued an invoice or a credit note.",
             {

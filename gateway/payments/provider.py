@@ -108,6 +108,19 @@ class CreatedCheckout:
     url: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedCharge:
+    """A payment by a saved card. `reference` is the gateway's checkout id, and `begun_at` before the first request."""
+
+    reference: str
+    customer_id: str
+    card_id: str
+    amount: Decimal
+    currency: str
+    description: str
+    begun_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class PriceChange:
     """What a subscription is to sell. The same `key` is executed once.
@@ -281,6 +294,31 @@ class SchedulingProvider(Protocol):
         ...
 
     async def unschedule_change(self, subscription_id: str) -> None: ...
+
+
+class CardProvider(Protocol):
+    """A provider that charges saved cards: `traits.charges_saved_cards` is set.
+
+    Every method but the properties raises ProviderUnavailable and ProviderRefused.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def traits(self) -> ProviderTraits: ...
+
+    async def create_setup(self, customer_id: str, *, return_url: str, cancel_url: str, key: str) -> CreatedCheckout:
+        """Where the customer saves a card."""
+        ...
+
+    async def charge_saved(self, charge: SavedCharge) -> Snapshot:
+        """The payment. It is made once per reference; ProviderRefused: the bank declines it."""
+        ...
+
+    async def find_charge(self, charge: SavedCharge) -> Snapshot:
+        """The payment of the reference; empty where none was made."""
+        ...
 
 
 class MeteredProvider(Protocol):

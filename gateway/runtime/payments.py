@@ -17,7 +17,8 @@ from policies.billing.issuing import Issuer, Seller
 
 if TYPE_CHECKING:
     from gateway.api.checkout import CheckoutService
-    from gateway.payments.provider import MeteredProvider, Provider
+    from gateway.payments.provider import CardProvider, MeteredProvider, Provider
+    from gateway.workers.billing.top_ups import TopUpWorker
     from gateway.workers.billing.usage_reports import UsageReportSender
 
 
@@ -142,6 +143,17 @@ def payment_workers(config: Config, database: Database, providers: dict[str, Pro
         *pollers,
         *instructions,
         *_usage_reporters(database, providers),
+        *_top_up_workers(config, database, providers),
+    )
+
+
+def _top_up_workers(config: Config, database: Database, providers: dict[str, Provider]) -> tuple[TopUpWorker, ...]:
+    from gateway.workers.billing.top_ups import TopUpWorker
+
+    return tuple(
+        TopUpWorker(database, cast("CardProvider", provider), packs=config.billing.packs)
+        for provider in providers.values()
+        if provider.traits.charges_saved_cards
     )
 
 

@@ -24,6 +24,8 @@ class ObjectKind(StrEnum):
     INVOICE = "invoice"
     CHARGE = "charge"
     ORDER = "order"
+    INTENT = "intent"
+    CARD = "card"
     CUSTOMER = "customer"
 
 
@@ -198,6 +200,16 @@ class RemoteCheckout:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedCard:
+    """A card that a customer has saved at a checkout for it. `title` is for people, such as `visa 4242`."""
+
+    id: str
+    customer_id: str
+    checkout_id: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The present state of an event's object and of the objects that depend on it."""
 
@@ -205,6 +217,8 @@ class Snapshot:
     payments: tuple[RemotePayment, ...] = ()
     checkout: RemoteCheckout | None = None
     gone_customer_id: str | None = None
+    saved_card: SavedCard | None = None
+    gone_card_id: str | None = None
 
 
 FIRST_RETRY = timedelta(seconds=5)

@@ -53,7 +53,7 @@ class ProviderTraits:
     `signature_field`: the header field with its signature of an event. `changes_kept_for`: how far back the provider
     lists changes. `metered_usage` None: it does not bill by usage.
     `schedules_changes`: it can change a plan with the period's end. `expires_checkouts`: it ends a checkout where it is
-    asked to, and tells of each that has ended unpaid.
+    asked to, and tells of each that has ended unpaid. `charges_saved_cards`: of customers who are not there.
     """
 
     event_types: frozenset[str]
@@ -64,6 +64,7 @@ class ProviderTraits:
     metered_usage: MeteredUsage | None = field(default=None)
     schedules_changes: bool = False
     expires_checkouts: bool = False
+    charges_saved_cards: bool = False
 
 
 PROVIDERS: Mapping[str, ProviderNames] = MappingProxyType(

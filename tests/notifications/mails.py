@@ -16,6 +16,13 @@ _PAYMENT = {
     "error": None,
 }
 _SUBSCRIPTION = {"plan_id": "pro", "plan": "Pro", "status": "active", "quantity": 3, "current_period_end": _END}
+_TOP_UP = {
+    "reason": "Your card was declined.",
+    "pack_id": "pack-100",
+    "amount": "5.00",
+    "currency": "EUR",
+    "payment_method": "visa 4242",
+}
 _PRICE = {"price": "39.99", "previous_price": "29.99", "currency": "EUR", "effective_at": _END}
 
 MAILS: Mapping[str, Mapping[str, Any]] = {
@@ -42,6 +49,8 @@ MAILS: Mapping[str, Mapping[str, Any]] = {
         "due_on": "2026-07-29",
         "corrects_id": None,
     },
+    "top_up.stopped": _TOP_UP,
+    "top_up.card_removed": {**_TOP_UP, "reason": "the card was removed"},
     "payment.received": _PAYMENT,
     "payment.failed": {**_PAYMENT, "error": "Your card was declined"},
     "payment.refunded": {**_PAYMENT, "amount": "9.99"},

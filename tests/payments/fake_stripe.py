@@ -22,7 +22,9 @@ from starlette.routing import Route
 from tests.payments.stripe.fake.changes import FakeChanges, Refusal
 from tests.payments.stripe.fake.changes import Object as Object
 from tests.payments.stripe.fake.clock import DAY, FakeClock
+from tests.payments.stripe.fake.faults import Faults
 from tests.payments.stripe.fake.promotions import FakePromotions
+from tests.payments.stripe.fake.saved_cards import FakeSavedCards
 from tests.payments.stripe.fake.versions import ENDIVE, in_version
 
 MONTH = 30 * 86_400
@@ -47,6 +49,8 @@ class FakeStripe:
         self.refunds_refused = False
         self.changes = FakeChanges(self)
         self.promotions = FakePromotions(self)
+        self.saved = FakeSavedCards(self)
+        self.faults = Faults(self, self._serve)
         self.clock = FakeClock(self)
         self.events_version = ENDIVE
         self.answers_version: str | None = None
@@ -62,7 +66,7 @@ class FakeStripe:
         self._answers: dict[str, tuple[str, Object, int, int]] = {}
         self._numbers = itertools.count(1)
         self.app = Starlette(
-            routes=[Route("/v1/{path:path}", self._serve, methods=["GET", "POST", "DELETE"])],
+            routes=[Route("/v1/{path:path}", self.faults.serve, methods=["GET", "POST", "DELETE"])],
         )
 
     # Acts of persons and of time.
@@ -88,7 +92,7 @@ class FakeStripe:
             session["subscription"] = self._begin(session, session["_tagged"].get("metadata", {}))["id"]
         elif not is_free:
             tagged = session["_tagged"].get("metadata", {})
-            intent = self._paid_intent(session["customer"], session["_amount"], metadata=tagged)
+            intent = self.pay_intent(session["customer"], session["_amount"], metadata=tagged)
             session["payment_intent"] = intent["id"]
         self.emit("checkout.session.completed", session)
 
@@ -268,6 +272,7 @@ class FakeStripe:
             "billing_portal/sessions": self._portal,
             "coupons": self.promotions.create_coupon,
             "promotion_codes": self.promotions.create_code,
+            "payment_intents": self.saved.charge,
             "refunds": lambda params: self._asked_refund(params["payment_intent"], params.get("amount")),
             "billing/meter_events": self._meter_event,
         }
@@ -293,6 +298,8 @@ class FakeStripe:
                 for payment in each["_payments"]
                 if wanted.get("invoice") == each["id"] or payment["payment"]["payment_intent"] == intent
             ]
+        elif kind == "payment_intents":
+            found = self.saved.list_intents(wanted)
         elif kind == "invoices":
             found = [
                 each
@@ -317,6 +324,8 @@ class FakeStripe:
         return found
 
     def _session(self, params: Object) -> Object:
+        if params["mode"] == "setup":
+            return self.saved.open_setup(params)
         self.check_customer(params["customer"])
         kept = params.get("customer_update", {})
         for option, needed in (("automatic_tax", "address"), ("tax_id_collection", "name")):
@@ -453,7 +462,7 @@ class FakeStripe:
 
     def pay(self, invoice: Object) -> None:
         if invoice["amount_due"]:
-            self.attach_intent(invoice, self._paid_intent(invoice["customer"], invoice["amount_due"], metadata={}))
+            self.attach_intent(invoice, self.pay_intent(invoice["customer"], invoice["amount_due"], metadata={}))
         invoice.update(status="paid", attempted=True, amount_paid=invoice["amount_due"])
         invoice["status_transitions"]["paid_at"] = self.now
         self.emit("invoice.paid", invoice)
@@ -481,7 +490,7 @@ class FakeStripe:
             latest_charge=None,
         )
 
-    def _paid_intent(self, customer: str, amount: int, *, metadata: Object) -> Object:
+    def pay_intent(self, customer: str, amount: int, *, metadata: Object) -> Object:
         intent = self.new(
             "pi", "payment_intent", customer=customer, amount=amount, status="succeeded", metadata=metadata
         )
@@ -521,6 +530,11 @@ class FakeStripe:
 
     def _meter_event(self, params: Object) -> Object:
         return self.meter_events.setdefault(params["identifier"], {"object": "billing.meter_event", **params})
+
+    def store_answer(self, key: str, answer: Object, status: int) -> None:
+        """What Stripe says to a repeated request, whatever it said to the first."""
+        if key in self._answers:
+            self._answers[key] = self._answers[key][0], answer, status, self.now
 
     def list_all(self, kind: str) -> list[Object]:
         return [each for each in self.objects.values() if each["object"] == kind]

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Scope
 from gateway.api import error_responses, openapi, problem_pages
 from gateway.api.account import alerts, keys, profile
 from gateway.api.account.authentication import Authenticator, Session, has_credentials, is_open
-from gateway.api.account.billing import checkout, coupons, plan_changes, plans, quote, statements, subscriptions
+from gateway.api.account.billing import checkout, coupons, plan_changes, plans, quote, statements, subscriptions, top_up
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.filters.attempts import AttemptFilter
 from gateway.api.account.filters.bodies import BodyFilter, OneTimeTokenFilter
@@ -72,6 +72,7 @@ ENDPOINTS: tuple[ModuleType, ...] = (
     plan_changes,
     checkout,
     coupons,
+    top_up,
     statements,
     inbox,
 )

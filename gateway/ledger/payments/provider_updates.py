@@ -18,7 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans, provider_prices
 from gateway.ledger.catalogue.plans import StoredPlan
-from gateway.ledger.payments import checkouts, own_parts, payments, provider_customers, provider_sync, redemptions
+from gateway.ledger.payments import (
+    checkouts,
+    own_parts,
+    payments,
+    provider_customers,
+    provider_sync,
+    redemptions,
+    top_ups,
+)
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.own_parts import ProviderMismatch
 from gateway.ledger.payments.payment_booking import PaymentPurpose, book
@@ -28,7 +36,14 @@ from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.lifecycle import await_payment
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from policies.billing.invoicing import Period
-from policies.billing.payments import RemotePayment, RemoteSubscription, Snapshot, access_of, settlement_of
+from policies.billing.payments import (
+    PaymentStatus,
+    RemotePayment,
+    RemoteSubscription,
+    Snapshot,
+    access_of,
+    settlement_of,
+)
 from policies.billing.providers import ProviderTraits
 from policies.model import PastDue
 
@@ -89,8 +104,12 @@ async def apply_update(connection: AsyncConnection, update: ProviderUpdate) -> b
     for payment in update.snapshot.payments:
         is_known |= await _apply_payment(connection, update, payment)
     is_known |= await _apply_checkout(connection, update)
+    is_known |= await _apply_card(connection, update)
     if customer_id := update.snapshot.gone_customer_id:
-        is_known |= await _find_owner(connection, update, customer_id) is not None
+        owner = await _find_owner(connection, update, customer_id)
+        is_known |= owner is not None
+        if owner is not None:
+            await top_ups.lose_card(connection, owner)
         await provider_customers.delete(connection, update.provider, provider_customer_id=customer_id)
     return is_known
 
@@ -173,6 +192,8 @@ async def _apply_payment(connection: AsyncConnection, update: ProviderUpdate, re
     await _check_customer(connection, update, purpose.user_id, customer_id=remote.customer_id)
     if await _record_fetch(connection, update, "payment", remote.id):
         await book(connection, update.provider, remote, purpose=purpose, now=update.fetched_at)
+        if purpose.checkout is not None and remote.status is PaymentStatus.COMPLETED:
+            await top_ups.settle(connection, purpose.checkout.id, error=None)
     return True
 
 
@@ -206,6 +227,16 @@ async def _apply_checkout(connection: AsyncConnection, update: ProviderUpdate) -
     if remote.is_complete:
         await redemptions.redeem(connection, checkout.id)
     return True
+
+
+async def _apply_card(connection: AsyncConnection, update: ProviderUpdate) -> bool:
+    is_known, card = False, update.snapshot.saved_card
+    if card is not None and (owner := await _find_owner(connection, update, card.customer_id)):
+        await top_ups.record_card(connection, owner, card)
+        is_known = True
+    if update.snapshot.gone_card_id is not None:
+        is_known |= await top_ups.forget_card(connection, update.provider, method_id=update.snapshot.gone_card_id)
+    return is_known
 
 
 async def _find_checkout(

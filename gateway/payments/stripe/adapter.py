@@ -17,9 +17,10 @@ from gateway.payments.provider import (
     CreatedCheckout,
     PriceChange,
     ProviderRefused,
+    SavedCharge,
     parse_changes,
 )
-from gateway.payments.stripe import objects
+from gateway.payments.stripe import objects, saved_cards
 from gateway.payments.stripe.calls import executed_once, idempotency_key, response, timeout
 from gateway.payments.stripe.changes import SubscriptionChanges
 from gateway.payments.stripe.events import EVENT_TYPES, SIGNATURE_FIELD, parse_event, verify_signature
@@ -53,6 +54,7 @@ class Stripe:
         metered_usage=MeteredUsage(accepted_for=timedelta(days=33), deduplicated_for=timedelta(hours=23)),
         schedules_changes=True,
         expires_checkouts=True,
+        charges_saved_cards=True,
     )
 
     def __init__(
@@ -69,6 +71,8 @@ class Stripe:
         self._secrets = tuple(webhook_secrets)
         self._meter_event_name = meter_event_name
         self._checkout_options = checkout_options or CheckoutOptions()
+        if self._checkout_options.automatic_tax:  # which Stripe computes for checkouts and invoices only
+            self.traits = replace(self.traits, charges_saved_cards=False)
         self._http = stripe.HTTPXClient(timeout=timeout())
         self._client = stripe.StripeClient(
             secret_key,
@@ -140,6 +144,18 @@ class Stripe:
 
     async def _collect(self, subscription_id: str, pause: Any) -> None:
         await response(self._client.v1.subscriptions.update_async(subscription_id, {"pause_collection": pause}))
+
+    async def create_setup(self, customer_id: str, *, return_url: str, cancel_url: str, key: str) -> CreatedCheckout:
+        urls = {"return_url": return_url, "cancel_url": cancel_url}
+        return await saved_cards.create_setup(self._client, customer_id, key=key, **urls)
+
+    async def charge_saved(self, charge: SavedCharge) -> Snapshot:
+        intent_id = await saved_cards.charge(self._client, charge)
+        return Snapshot(payments=(await self._intent_payment(intent_id),))
+
+    async def find_charge(self, charge: SavedCharge) -> Snapshot:
+        intent_id = await saved_cards.find_charge(self._client, charge)
+        return Snapshot() if intent_id is None else Snapshot(payments=(await self._intent_payment(intent_id),))
 
     async def refund(self, payment_id: str, *, amount: Decimal | None, currency: str, key: str) -> None:
         intent_id = payment_id
@@ -219,12 +235,19 @@ class Stripe:
             return await self._invoice_snapshot(subject.id)
         if subject.kind is ObjectKind.CHARGE:
             return await self._charge(subject.id)
+        if subject.kind is ObjectKind.INTENT:
+            return Snapshot(payments=(await self._intent_payment(subject.id),))
+        if subject.kind is ObjectKind.CARD:
+            is_gone = await saved_cards.is_gone(self._client, subject.id)
+            return Snapshot(gone_card_id=subject.id if is_gone else None)
         customer = await response(self._client.v1.customers.retrieve_async(subject.id))
         return Snapshot(gone_customer_id=subject.id if customer.get("deleted") else None)
 
     async def _checkout(self, session_id: str) -> Snapshot:
         session = await response(self._client.v1.checkout.sessions.retrieve_async(session_id))
         about = objects.read_checkout(session)
+        if session.get("mode") == "setup":
+            return Snapshot(saved_card=await saved_cards.read_setup(self._client, session))
         if session.get("subscription"):
             found = await self._subscription(session["subscription"])
             return Snapshot(found.subscriptions, found.payments, about)

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.payments.provider import MALFORMED, InvalidWebhook, checked, has_valid_signature
 from gateway.payments.stripe.objects import id_of, instant, subscription_of
+from gateway.payments.stripe.saved_cards import TOP_UP
 from policies.billing.payments import ObjectKind, ObjectRef, ProviderEvent
 
 # https://docs.stripe.com/webhooks#replay-attacks: what Stripe's own libraries allow. They refuse old signatures only,
@@ -59,6 +60,9 @@ EVENT_TYPES: Mapping[str, ObjectKind] = MappingProxyType(
         "charge.dispute.updated": _CHARGE,
         "charge.dispute.closed": _CHARGE,
         "customer.deleted": ObjectKind.CUSTOMER,
+        # Of payments by saved cards alone: checkouts and invoices have events of their own.
+        "payment_intent.succeeded": ObjectKind.INTENT,
+        "payment_method.detached": ObjectKind.CARD,
     }
 )
 
@@ -101,6 +105,8 @@ def subject_of(event_type: str, found: Mapping[str, Any]) -> ObjectRef | None:
         object_id = subscription_of(found)
     elif kind is ObjectKind.SUBSCRIPTION and found.get("object") == "subscription_schedule":
         object_id = id_of(found.get("subscription")) or id_of(found.get("released_subscription"))
+    elif kind is ObjectKind.INTENT and TOP_UP not in (found.get("metadata") or {}):
+        object_id = ""
     else:
         object_id = id_of(found)
     return None if kind is None or not object_id else ObjectRef(kind, object_id)

@@ -22,7 +22,7 @@ from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.web.branding import Branding, Link
 from gateway.web.cookies import Cookies
 from gateway.web.pages import MAX_FORM_BYTES, build_site
-from gateway.web.portal import alerts, billing, first_call, home, keys, plan, profile, sign_in, usage
+from gateway.web.portal import alerts, billing, first_call, home, keys, plan, profile, sign_in, top_up, usage
 from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, enter_stranger
 from gateway.web.site import Site, Visit
 
@@ -38,7 +38,9 @@ MENU = (
     Link("First call", "/first-call"),
     Link("Account", "/account"),
 )
-CUSTOMER_PAGES: tuple[ModuleType, ...] = (*(home, keys, usage, plan, billing, alerts, first_call, profile, sign_in),)
+CUSTOMER_PAGES: tuple[ModuleType, ...] = (
+    *(home, keys, usage, plan, top_up, billing, alerts, first_call, profile, sign_in),
+)
 
 
 def build_portal(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from gateway.api.account.billing import checkout, plan_changes, plans, subscriptions
+from gateway.api.account.billing import checkout, plan_changes, plans, subscriptions, top_up
 from gateway.api.account.billing.checkout import NewCheckout
 from gateway.api.account.billing.coupons import CouponPreview, WantedOffer, preview_coupon
 from gateway.api.account.billing.own_subscription import OwnSubscription
@@ -174,6 +174,7 @@ async def _render(page: Customer, form: Form) -> Response:
         previews=previews,
         limits=await limits.get_limits(page.me.id, None, account),
         can_pay=bool(service.providers),
+        can_top_up=top_up.can_top_up(service),
     )
 
 

@@ -33,6 +33,7 @@ NOON = datetime.combine(now().date(), datetime.min.time(), UTC) - timedelta(days
 PAGES = ("", "/keys", "/usage", "/plan?coupon=nope", "/alerts", "/first-call", "/account")
 MORE_PAGES = (
     "/plan",
+    "/top-up",
     "/billing",
     "/refusals",
     "/keys?revoked=1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -86,6 +87,23 @@ async def test_a_pack_is_bought(buyer: Visitor, stripe: FakeStripe) -> None:
     await pay(buyer, stripe, await buyer.submit("/plan", "/plan/buy", status=200, pack=PACK.id))
     assert ",100," in await buyer.get("/credits.csv")
     await buyer.submit("/plan", "/plan/buy", status=422, pack="none")
+
+
+async def test_a_top_up_is_agreed_to_and_turned_off(buyer: Visitor, stripe: FakeStripe) -> None:
+    terms: dict[str, Any] = {"pack": PACK.id, "threshold": "50", "daily_limit": "20", "monthly_limit": "100"}
+    wrong = await buyer.submit("/top-up", status=422, **terms | {"daily_limit": "1"})
+    assert "Is less than the pack costs" in wrong.text
+    page = await buyer.submit("/top-up", status=200, **terms)
+    session = stripe.list_all("checkout.session")[-1]
+    assert session["url"] in page.text
+    assert "Awaiting card" in await buyer.get("/top-up")
+    stripe.saved.save(session["id"])
+    back = await buyer.get("/top-up")
+    assert "visa 4242" in back
+    assert "0.00 USD of 20.00 USD" in back
+    assert "Save another card" in back
+    assert "It is on." in await buyer.follow(await buyer.submit("/top-up", **terms))
+    assert "It is off" in await buyer.follow(await buyer.submit("/top-up", "/top-up/off"))
 
 
 async def test_a_coupon_of_the_address_is_shown_and_used(

@@ -35,6 +35,7 @@ PAGES = (
     "/refusals",
     "/alerts",
     "/plan",
+    "/top-up",
     "/billing",
     "/first-call",
     "/account",

@@ -32,7 +32,7 @@ from gateway.ledger.db.tables.payments import (
     usage_reports,
 )
 from gateway.ledger.db.tables.reports import report_months, revenue_entries, subscription_movements, usage_months
-from gateway.ledger.db.tables.selling import coupon_redemptions, coupons
+from gateway.ledger.db.tables.selling import coupon_redemptions, coupons, top_up_settings, top_ups
 from gateway.ledger.db.tables.sessions import one_time_tokens, refresh_tokens, sessions, throttles
 from gateway.ledger.db.tables.subscriptions import (
     payment_transactions,
@@ -101,6 +101,8 @@ __all__ = [
     "subscription_plans",
     "subscriptions",
     "throttles",
+    "top_up_settings",
+    "top_ups",
     "usage_hours",
     "usage_months",
     "usage_reports",
