@@ -116,10 +116,11 @@ async def lock_settings(connection: AsyncConnection, user_id: UUID) -> TopUpSett
 async def agree(connection: AsyncConnection, user_id: UUID, **terms: Any) -> TopUpSettings:
     """What the customer agrees to, from now on: on where there is a card of the same provider, else it awaits one."""
     before = await lock_settings(connection, user_id)
-    has_card = before is not None and before.payment_method_id is not None and before.provider == terms["provider"]
-    fields = {**terms, **_status(TopUpStatus.ON if has_card else TopUpStatus.AWAITING_CARD)}
-    if not has_card:
-        fields |= {"payment_method_id": None, "payment_method": None}
+    card: tuple[str | None, str | None] = (None, None)
+    if before is not None and before.provider == terms["provider"]:
+        card = (before.payment_method_id, before.payment_method)
+    fields = {**terms, **_status(TopUpStatus.AWAITING_CARD if card[0] is None else TopUpStatus.ON)}
+    fields |= {"payment_method_id": card[0], "payment_method": card[1]}
     row = upsert(top_up_settings).values(user_id=user_id, **fields)
     row = row.on_conflict_do_update(index_elements=["user_id"], set_={**fields, "updated_at": func.now()})
     return value(TopUpSettings, (await connection.execute(row.returning(*_SETTINGS))).one())
