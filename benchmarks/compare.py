@@ -24,7 +24,11 @@ _MORE = """\
   - {name: free, match: {path: /free, methods: [GET]}, upstream: static, usage_type: call, price: {credits: 0}}
 redis: {timeout: 5s}
 """
-_CASES = (Case("metered", "/call"), Case("forwarded, credits 0", "/free"))
+_CASES = (
+    Case("metered", "/call"),
+    Case("metered, fields vary", "/call", varies=True),
+    Case("forwarded, credits 0", "/free"),
+)
 
 Costs = dict[str, list[tuple[float, float]]]
 

@@ -22,7 +22,8 @@ CONNECTIONS = 64
 class Case:
     """One kind of call. `key` names the contender's key to send; `idle` is how many more connections stand open.
     With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call,
-    exponentially distributed, as of clients apart from each other: with one pause for all they soon call at once.
+    exponentially distributed, as of clients apart from each other: with one pause for all they soon call at once. With
+    `varies` each call has an id, a trace and a forwarded address of its own, as behind a proxy.
 
     A round is at least so long: 64 calls at a time take the slowest contender more than a second.
     """
@@ -37,6 +38,7 @@ class Case:
     at_least_seconds: int = 2
     keys_file: str = ""
     pause_ms: int = 0
+    varies: bool = False
 
     @property
     def is_refused(self) -> bool:
@@ -61,6 +63,16 @@ function init(args)
   end
 end
 function request() turn = turn % #requests + 1 return requests[turn] end
+"""
+_VARYING = """
+local number = 0
+function request()
+  number = number + 1
+  wrk.headers["X-Request-Id"] = string.format("%032x", number)
+  wrk.headers["X-Forwarded-For"] = string.format("10.0.%d.%d", number % 251, number % 241)
+  wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", number, number)
+  return wrk.format()
+end
 """
 _CHAT = '{"model":"static","messages":[{"role":"user","content":"hi"}]}'
 CASES = (
@@ -128,6 +140,8 @@ def _script(contender: Contender, case: Case) -> str:
         lines += [f"function delay() return math.floor(0.5 - {case.pause_ms} * math.log(1 - math.random())) end"]
     if case.keys_file:
         lines += [_IN_TURN.format(path=case.keys_file)]
+    if case.varies:
+        lines += [_VARYING]
     return "\n".join(lines)
 
 
