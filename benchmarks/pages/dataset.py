@@ -67,7 +67,7 @@ _ACCOUNTS = (
                                       amount, currency, processed_at, created_at)
     SELECT gen_random_uuid(), id, 'basic', 'stripe', 'pi_' || id || i, 'subscription',
            (ARRAY['completed', 'failed'])[1 + i], 29.99, 'USD', at, at
-      FROM users CROSS JOIN generate_series(0, 1) i, LATERAL (SELECT now() - i * interval '30 days' AS at) t
+      FROM users CROSS JOIN generate_series(0, 1) i, LATERAL (SELECT now() - random() * interval '54 days' AS at) t
     """,
     """
     INSERT INTO refused_requests (api_key_id, endpoint, code, minute, count)

@@ -155,7 +155,19 @@ def _where(selected: str, condition: str) -> TextClause:
 _USER_BY_ID = _where(_USER, "id = :id")
 _USER_BY_EMAIL = _where(_USER, "lower(email) = lower(:wanted)")
 _USER_BY_EXTERNAL_ID = _where(_USER, "external_id = :wanted")
-_USER_BY_WORDS = _where(_USER, f"{WORDS} @@ to_tsquery('simple', :words)")
+# Left to choose, PostgreSQL reads every account for a word that none has: it takes any to be in one of fifty.
+# A common word is one of many of the newest accounts; the index answers for a rare one alone, since of a common one
+# it would first collect them all.
+_USER_BY_WORDS = text(f"""
+    WITH recent AS MATERIALIZED (
+         SELECT id FROM (SELECT * FROM users WHERE deleted_at IS NULL ORDER BY created_at DESC, id DESC LIMIT 2000) u
+          WHERE {WORDS} @@ to_tsquery('simple', :words) LIMIT :limit),
+     matching AS MATERIALIZED (
+         SELECT id FROM users
+          WHERE deleted_at IS NULL AND {WORDS} @@ to_tsquery('simple', :words)
+            AND (SELECT count(*) FROM recent) < :limit)
+    {_USER} id IN (SELECT id FROM recent UNION ALL SELECT id FROM matching) ORDER BY created_at DESC LIMIT :limit
+""")  # noqa: S608 - made of constants
 _USER_OF_PROVIDER = _where(
     _USER,
     """id IN (SELECT user_id FROM provider_customers

@@ -102,6 +102,8 @@ invoices = Table(
     Index("ix_invoices_plan_id", "plan_id"),
     # All invoices, newest first, by cursor; those of a time.
     Index("ix_invoices_created_at_id", "created_at", "id"),
+    # Those of a status, however rare.
+    Index("ix_invoices_status_created_at_id", "status", "created_at", "id"),
     Index("ix_invoices_issued_at", "issued_at"),
     # Search.
     Index("ix_invoices_provider_number", "provider_number", postgresql_where=text("provider_number IS NOT NULL")),

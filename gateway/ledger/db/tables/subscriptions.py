@@ -185,6 +185,8 @@ payment_transactions = Table(
     Index("ix_payment_transactions_user_id_created_at_id", "user_id", "created_at", "id"),
     # All payments, newest first, by cursor.
     Index("ix_payment_transactions_created_at_id", "created_at", "id"),
+    # Those of a status, however rare.
+    Index("ix_payment_transactions_status_created_at_id", "status", "created_at", "id"),
     Index("ix_payment_transactions_subscription_id", "subscription_id"),
     Index("ix_payment_transactions_invoice_id", "invoice_id"),
     Index("ix_payment_transactions_refers_to_id", "refers_to_id"),
