@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -29,7 +30,7 @@ SPLITS = {
 SPANS = {"1": "Today", "7": "7 days", "30": "30 days", "90": "90 days", "366": "A year"}
 MEASURES = {"requests": "Calls", "credits_charged": "Credits", "tokens_used": "Tokens", "cost_usd": "Cost"}
 _FILTERS = ("endpoint", "model", "plan_id", "outcome", "user_id")
-_ROWS, _MONTHS = 25, 24
+_ROWS, _MONTHS = 25, 13
 _NOTHING: Mapping[str, Any] = {"data": (), "next_cursor": None}
 # A filter that is none, and more calls than can be summed while somebody waits: the page says so above its filters.
 _TELLS = frozenset({400, 422})
@@ -50,8 +51,9 @@ async def show_usage(page: Operator) -> Response:
         if split == "key" and within["user_id"] is None:
             raise ApiRefused(422, {"detail": "Keys are shown of one account: give its id, or split by account first."})
         query = {**within, "group_by": split, "sort": order, "limit": _ROWS, "cursor": page.param("cursor")}
-        found = await page.api.get("/usage", **query)
-        labels, series = await _chart(page, within, split, measure=measure, first=_since(int(span)))
+        found, (labels, series) = await asyncio.gather(
+            page.api.get("/usage", **query), _chart(page, within, split, measure=measure, first=_since(int(span)))
+        )
     except ApiRefused as refused:
         if refused.status not in _TELLS:
             raise
@@ -77,13 +79,19 @@ async def show_usage(page: Operator) -> Response:
 @pages.get("/usage/accounts")
 async def show_accounts(page: Operator) -> Response:
     """The accounts that were charged most in a month, from sums that are kept: calls are not read."""
-    months = [row["month"][:7] for row in (await page.api.get("/reports/months", limit=_MONTHS))["data"]]
-    current = f"{now():%Y-%m}"
-    known = dict.fromkeys([current, *months])
-    month = _one_of(page.param("month"), known, current)
+    known = dict.fromkeys(_last_months())
+    month = _one_of(page.param("month"), known, next(iter(known)))
     found = await page.api.get("/reports/top-users", from_=month, to=month, limit=_ROWS, cursor=page.param("cursor"))
     form = Form(defaults={"month": month})
     return page.render("usage_accounts.html", form=form, page=found, months=list(known), month=month)
+
+
+def _last_months() -> Iterator[str]:
+    """The present one first."""
+    month = now().date().replace(day=1)
+    for _ in range(_MONTHS):
+        yield f"{month:%Y-%m}"
+        month = (month - timedelta(days=1)).replace(day=1)
 
 
 def _one_of(wanted: str | None, known: Mapping[str, Any], default: str) -> str:

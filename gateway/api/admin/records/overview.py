@@ -19,6 +19,7 @@ from gateway.clock import now
 from gateway.ledger.payments import webhook_events
 from gateway.ledger.usage import analytics, today
 from gateway.ledger.usage.analytics import Dimension, UsageGroup
+from gateway.ledger.usage.figures import end_of_hour
 from gateway.ledger.usage.history import UsageFilter
 from gateway.ledger.usage.today import MoneyCount
 from policies.billing.money import margin
@@ -93,7 +94,7 @@ async def get_overview(unit_of_work: UnitOfWorkDep, dependencies: DependenciesDe
         refusals = await today.count_refusals(connection, since)
         money = await today.count_money(connection, since)
         events = await webhook_events.counts(connection)
-        wanted = UsageFilter(since=since, until=now())
+        wanted = UsageFilter(since=since, until=end_of_hour(now()))  # of whole hours, which are summed already
         calls = await _groups(connection, wanted, Dimension.ENDPOINT, Dimension.OUTCOME)
         unreported = {}
         for source in (UsageSource.ESTIMATED, UsageSource.MISSING):
