@@ -86,6 +86,10 @@ async def test_document_examples_are_accepted(admin_api: AdminApi, document: dic
             assert response.status_code in (200, 201, 404, 409), response.text  # what it names may be here, or not
 
 
+async def test_document_tells_that_posts_can_be_repeated(document: dict[str, Any]) -> None:
+    assert "Every POST takes an `Idempotency-Key` header" in document["info"]["description"]
+
+
 async def test_docs_page_loads_nothing_from_elsewhere(admin_api: AdminApi) -> None:
     async with client_of(admin_api.app, token=None) as stranger:
         page = await stranger.get("/docs")

@@ -44,6 +44,16 @@ def _plan_change(changed: Any) -> str:
     return f"The plan changes once the customer has confirmed the payment at {changed['confirmation_url']}"
 
 
+@pages.post("/accounts/{user_id}/pause")
+async def pause(page: Operator) -> Response:
+    return await _change_pause(page, "pause", "The subscription is paused: its next call is refused.")
+
+
+@pages.post("/accounts/{user_id}/resume")
+async def resume(page: Operator) -> Response:
+    return await _change_pause(page, "resume", "The subscription goes on.")
+
+
 @pages.post("/accounts/{user_id}/suspend")
 async def suspend(page: Operator) -> Response:
     return await _set_status(page, "suspend", "The account is suspended: its next call is refused.")
@@ -96,6 +106,14 @@ async def sign_in_as(page: Operator) -> Response:
 async def _set_status(page: Operator, verb: str, done: str) -> Response:
     path = f"/users/{id_in_path(page)}/{verb}"
     return await _act(page, "status", lambda: page.api.post(path, _reason(page)), done)
+
+
+async def _change_pause(page: Operator, verb: str, done: str) -> Response:
+    user = await page.api.get(f"/users/{id_in_path(page)}")
+    if user["subscription"] is None:
+        return await account_page(page, status=409, action="pause")
+    path = f"/subscriptions/{user['subscription']['id']}/{verb}"
+    return await _act(page, "pause", lambda: page.api.post(path, _reason(page)), done)
 
 
 def _reason(page: Operator) -> dict[str, Any]:

@@ -43,6 +43,21 @@ async def test_plan_is_started_and_changed(root: Browser, api: Api) -> None:
     assert entry["reason"] == "asked"
 
 
+async def test_subscription_is_paused_and_resumed(root: Browser, api: Api) -> None:
+    user = await api.create_user(plan=(await api.create_plan())["id"])
+    path = f"/accounts/{user['id']}"
+    for verb, status in (("pause", "paused"), ("resume", "active")):
+        assert f'action="/console{path}/{verb}"' in await root.get(path)
+        await root.submit(path, f"{path}/{verb}", reason="holidays")
+        found = (await api.get(f"/users/{user['id']}"))["subscription"]
+        assert found["status"] == status
+    (entry,) = (await api.get("/audit-log", action="subscriptions.resume", limit=1))["data"]
+    assert (entry["entity_id"], entry["reason"]) == (found["id"], "holidays")
+    await root.submit(path, f"{path}/resume", status=409)
+    without = await api.create_user()
+    await root.submit(f"/accounts/{without['id']}", f"/accounts/{without['id']}/pause", status=409)
+
+
 async def test_account_is_suspended_and_reactivated(root: Browser, api: Api) -> None:
     user = await api.create_user()
     path = f"/accounts/{user['id']}"

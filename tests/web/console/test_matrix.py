@@ -15,6 +15,8 @@ from tests.web.console.operators import Api, Browser
 ACTIONS = {
     "/accounts/{user}/credits": "credits:write",
     "/accounts/{user}/plan": "subscriptions:write",
+    "/accounts/{user}/pause": "subscriptions:write",
+    "/accounts/{user}/resume": "subscriptions:write",
     "/accounts/{user}/suspend": "users:write",
     "/accounts/{user}/reactivate": "users:write",
     "/accounts/{user}/note": "users:write",
