@@ -46,7 +46,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_CONNECTIONS = 64
 SHARE_OF_ADDRESS = 0.25  # of the connections; a page that sends a test call holds one for as long as that takes
 TIMEOUT_SECONDS = 60.0
-_PAGE = files("gateway.web").joinpath("plain_page.html").read_text("utf-8")
+_PAGE = files("gateway").joinpath("web/plain_page.html").read_text("utf-8")
 _PAGE_POLICY = policy_of(_PAGE).encode()
 TEST_CALL_SECONDS = 30.0
 

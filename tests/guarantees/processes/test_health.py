@@ -258,11 +258,12 @@ async def test_proxy_that_stops_is_not_ready_and_accepts_for_the_delay(site: Sit
 
 
 async def test_processes_are_given_no_secret_that_their_role_does_not_use(site: Site) -> None:
-    async with running(site, "admin", more={**SECRETS, "GATEWAY_WEBHOOK_SECRET": "whsec"}) as admin:
+    given = {**SECRETS, "GATEWAY_OIDC_CLIENT_SECRET": "of the provider", "GATEWAY_WEBHOOK_SECRET": "whsec"}
+    async with running(site, "admin", more=given) as admin:
         await admin.becomes()
         child = admin.child("admin")
         environ = psutil.Process(child).environ()
-        assert {name for name in (*SECRETS, "GATEWAY_WEBHOOK_SECRET") if name in environ} == used_by("admin")
+        assert {name for name in given if name in environ} == used_by("admin")
 
 
 async def test_signal_to_stop_is_heard_while_processes_start(site: Site) -> None:
