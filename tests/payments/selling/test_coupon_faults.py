@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -14,6 +15,7 @@ from gateway.api.checkout import ensure_customer
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue.coupons import Coupon
 from gateway.ledger.payments import redemptions
+from gateway.payments.provider import CheckoutRequest, CreatedCheckout
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
 from tests.payments.selling.test_coupons import a_coupon
@@ -98,6 +100,29 @@ async def test_checkout_that_fails_anywhere_is_begun_again(shop: Shop, kind: str
     (payment,) = await shop.stack.payments(buyer.user)
     assert str(payment.amount) == "4.00"
     assert await shop.begin(buyer) == 422
+
+
+async def test_checkout_that_has_lost_its_coupon_meanwhile_is_not_told(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buyer begins another one while Stripe makes the first."""
+    buyer, create = shop.buyers[0], shop.stack.provider.create_checkout
+    is_made, is_let_go = asyncio.Event(), asyncio.Event()
+
+    async def create_slowly(request: CheckoutRequest) -> CreatedCheckout:
+        created = await create(request)
+        is_made.set()
+        await is_let_go.wait()
+        return created
+
+    monkeypatch.setattr(shop.stack.provider, "create_checkout", create_slowly)
+    first = asyncio.create_task(shop.begin(buyer))
+    await is_made.wait()
+    monkeypatch.setattr(shop.stack.provider, "create_checkout", create)
+    assert await shop.begin(buyer) == 201
+    is_let_go.set()
+    assert await first == 409
+    shop.check()
 
 
 @pytest.mark.parametrize("number", range(scaled(suite=2, full=60)))

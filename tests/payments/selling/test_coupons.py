@@ -19,6 +19,8 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import coupons, plans
 from gateway.ledger.catalogue.coupons import Coupon
 from gateway.ledger.payments import checkouts, redemptions
+from gateway.ledger.reports import money
+from gateway.ledger.reports.rows import month_of
 from tests.payments.conftest import LEMON_SQUEEZY_SECRETS
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.payments.fake_lemon_squeezy import signed as signed_by_lemon_squeezy
@@ -88,6 +90,9 @@ async def test_coupon_is_passed_on_and_takes_off_what_it_says(
             await deliver_all(stripe_stack, fake_stripe)
         row = only(await stripe_stack.payments(user), "subscription")
         assert (str(row.amount), row.credits_awarded) == (paid, 1000)
+        async with stripe_stack.database.read() as connection:
+            (revenue,) = await money.revenue(connection, month_of(now()))
+        assert str(revenue.net) == paid, "revenue is what was paid"
         assert await statuses(stripe_stack, user) == ["redeemed"]
         listed = (await client.get("/me/coupons")).json()["data"]
     assert [(each["code"], each["status"]) for each in listed] == [(coupon.code, "redeemed")]
