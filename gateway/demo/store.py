@@ -27,7 +27,8 @@ _FILTERED = "filter["
 Resource = dict[str, Any]
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>Demo shop</title>
-<h1>Demo shop</h1><p>{count} x {price} USD a month, for {email}. No money is taken: this page is part of the demo.</p>
+<h1>Demo shop</h1><p>{count} x {price} USD a month{off}, for {email}.
+No money is taken: this page is part of the demo.</p>
 <form method="post"><button>Pay</button></form><p>Or close this page, and nothing is bought.</p>"""
 
 
@@ -62,6 +63,7 @@ class _Shop:
         data = checkout["attributes"]["checkout_data"]
         page = _PAGE.format(
             count=_quantity(checkout),
+            off=f", less {off / 100:.2f} USD" if (off := self._discount(checkout)) else "",
             price=f"{price}.{amount:02}",
             email=escape(data["email"]),
         )
@@ -72,7 +74,7 @@ class _Shop:
         buyer = self._customer(checkout["attributes"]["checkout_data"]["email"])
         variant, quantity = _variant(checkout), _quantity(checkout)
         of_buyer = {"customer_id": int(buyer["id"]), "user_email": buyer["attributes"]["email"]}
-        cents = _cents(variant) * quantity
+        cents = _cents(variant) * quantity - self._discount(checkout)
         order = self._create("orders", **of_buyer, **_paid(cents), first_order_item={"variant_id": variant})
         subscription = self._create(
             "subscriptions",
@@ -100,6 +102,8 @@ class _Shop:
         attributes = (await request.json())["data"]["attributes"]
         if kind == "customers":
             return JSONResponse({"data": self._customer(attributes["email"])})
+        if kind == "discounts":
+            return JSONResponse({"data": self._create(kind, **attributes)})
         made = self._create("checkouts", **attributes)
         made["attributes"]["url"] = f"{str(request.url).partition('/v1/')[0]}/checkout/{made['id']}"
         return JSONResponse({"data": made})
@@ -146,6 +150,15 @@ class _Shop:
         of_buyer = {name: of[name] for name in ("customer_id", "user_email")}
         bought = {"subscription_id": int(subscription["id"]), "billing_reason": reason, "discount_total": 0}
         self._create("subscription-invoices", **of_buyer, **bought, **_paid(cents), card_brand="demo")
+
+    def _discount(self, checkout: Resource) -> int:
+        """Cents off the first payment."""
+        cents = _cents(_variant(checkout)) * _quantity(checkout)
+        code = checkout["attributes"]["checkout_data"].get("discount_code")
+        for found in self._list("discounts", {"filter[code]": str(code)}):
+            off = found["attributes"]
+            return min(cents, round(cents * off["amount"] / 100) if off["amount_type"] == "percent" else off["amount"])
+        return 0
 
     def _customer(self, email: str) -> Resource:
         for each in self._list("customers", {"filter[email]": email}):

@@ -20,6 +20,7 @@ from gateway.payments.lemon_squeezy.adapter import LemonSqueezy
 from gateway.payments.price_checks import check
 from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.payments.payment_stack import PaymentStack, payment_stack
+from tests.payments.selling.test_coupons import a_coupon, statuses
 from tests.payments.test_stripe_lifecycle import current_subscription
 
 CENTS = {"basic": 999, "pro": 2999}
@@ -63,6 +64,18 @@ async def bought(stack: PaymentStack, browser: httpx.AsyncClient, plan: str) -> 
         confirmed = await client.post(f"/me/checkout/{checkout.id}/confirm")
     assert confirmed.status_code == 200, confirmed.text
     return user
+
+
+async def test_coupon_takes_something_off_at_the_shop(shop: tuple[PaymentStack, httpx.AsyncClient]) -> None:
+    stack, browser = shop
+    user, coupon = await stack.create_user(), await a_coupon(stack, percent_off=50)
+    async with await stack.client_for(user) as client:
+        begun = (await client.post(f"/subscriptions/pro?coupon={coupon.code}")).json()
+        assert "29.99 USD a month, less 15.00 USD" in (await browser.get(begun["checkout_url"])).text
+        await browser.post(begun["checkout_url"])
+        await client.post(f"/me/checkout/{begun['checkout_id']}/confirm")
+    (paid,) = await stack.payments(user)
+    assert (str(paid.amount), paid.status, await statuses(stack, user)) == ("14.99", "completed", ["redeemed"])
 
 
 async def ask(stack: PaymentStack, user: User, method: str, path: str, body: Any = None) -> Any:
