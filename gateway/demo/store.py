@@ -157,7 +157,8 @@ class _Shop:
         code = checkout["attributes"]["checkout_data"].get("discount_code")
         for found in self._list("discounts", {"filter[code]": str(code)}):
             off = found["attributes"]
-            return min(cents, round(cents * off["amount"] / 100) if off["amount_type"] == "percent" else off["amount"])
+            amount = int(off["amount"])
+            return min(cents, round(cents * amount / 100) if off["amount_type"] == "percent" else amount)
         return 0
 
     def _customer(self, email: str) -> Resource:

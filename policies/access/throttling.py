@@ -53,6 +53,8 @@ ATTEMPTS_FROM_ADDRESS = Pace(burst=100, seconds_each=0.1)
 ATTEMPTS_FROM_NETWORK = Pace(burst=1000, seconds_each=0.02)
 # Keys that look right and nobody has, each a query; so do sessions and admin tokens.
 UNKNOWN_KEYS_FROM_ADDRESS = Pace(burst=200, seconds_each=0.1)
+# Codes of coupons that nobody made: who guesses finds none for a long time, and who mistypes does not wait.
+UNKNOWN_COUPONS_OF_ACCOUNT = Pace(burst=60, seconds_each=10)
 # Pages of the portal with what belongs to them, rendered by the process of the workers.
 PAGES_FROM_ADDRESS = Pace(burst=300, seconds_each=0.05)
 # Stored responses, which no window of a plan counts.

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.api.errors import Conflict, Invalid
+from gateway.api.errors import Conflict, Invalid, Throttled
 from gateway.config.plans import Pack
 from gateway.ledger.catalogue.coupons import Coupon
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts, redemptions
 from gateway.ledger.payments.checkouts import Checkout
-from gateway.ledger.payments.redemptions import CouponRefused
+from gateway.ledger.payments.redemptions import CouponRefused, UnknownCoupon
+from gateway.paced_subjects import PacedSubjects
 from gateway.payments.provider import Discount, Provider
+from policies.access.throttling import UNKNOWN_COUPONS_OF_ACCOUNT
 from policies.billing.coupons import RESERVED_MINUTES, Purchase, describe, months_of
 
 FIELD = "coupon"
+_guesses = PacedSubjects(UNKNOWN_COUPONS_OF_ACCOUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,14 @@ def offer_of_pack(pack: Pack) -> Purchase:
 
 
 async def find(connection: AsyncConnection, code: str, *, user_id: UUID, offer: Purchase, now: datetime) -> Coupon:
-    """The coupon, which holds for the offer. Raises Invalid."""
+    """The coupon, which holds for the offer. Raises Invalid, and Throttled for an account that guesses codes."""
+    if not _guesses.is_free(user_id):
+        raise Throttled(math.ceil(UNKNOWN_COUPONS_OF_ACCOUNT.seconds_each))
     try:
         return await redemptions.check(connection, code, user_id=user_id, offer=offer, now=now)
     except CouponRefused as refused:
+        if isinstance(refused, UnknownCoupon):
+            _guesses.take(user_id)
         raise Invalid(FIELD, str(refused)) from None
 
 

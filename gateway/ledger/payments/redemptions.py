@@ -29,6 +29,10 @@ class CouponRefused(Exception):  # noqa: N818 - an answer (422), not a fault
     """The coupon does not hold for this checkout; the message says why."""
 
 
+class UnknownCoupon(CouponRefused):
+    """There is no coupon of this code."""
+
+
 @dataclass(frozen=True, slots=True)
 class Redemption:
     """`discount` is what was offered off one payment; `status` is reserved, redeemed or released."""
@@ -58,10 +62,10 @@ class OpenCheckout:
 
 
 async def check(connection: AsyncConnection, code: str, *, user_id: UUID, offer: Purchase, now: datetime) -> Coupon:
-    """The coupon, which holds for the offer. Raises CouponRefused."""
+    """The coupon, which holds for the offer. Raises UnknownCoupon, CouponRefused."""
     found = await coupons.find(connection, code)
     if found is None:
-        raise CouponRefused(f"there is no coupon {code.strip().upper()[:40]}")
+        raise UnknownCoupon(f"there is no coupon {code.strip().upper()[:40]}")
     if (reason := refusal(found.terms, offer, now=now)) is not None:
         raise CouponRefused(f"{found.code} {reason}")
     if found.once_per_account and await _count(connection, found, user_id=user_id, statuses=("redeemed",)):

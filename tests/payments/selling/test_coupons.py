@@ -151,6 +151,19 @@ async def test_coupon_that_does_not_hold_is_refused_with_the_reason(
     assert not fake_stripe.sessions
 
 
+async def test_account_that_guesses_codes_is_slowed_down(stripe_stack: PaymentStack) -> None:
+    coupon = await a_coupon(stripe_stack)
+    async with customer(stripe_stack) as (_, guesser), customer(stripe_stack) as (_, other):
+        for number in range(60):
+            answer = await guesser.post("/me/coupons/preview", json={"code": f"GUESS{number}", "plan": "pro"})
+            assert answer.status_code == 422
+        body = {"code": coupon.code, "plan": "pro"}
+        slowed = await guesser.post("/me/coupons/preview", json=body)
+        assert (slowed.status_code, slowed.headers["retry-after"]) == (429, "10"), "whether there is such a code or not"
+        assert (await guesser.post(f"/subscriptions/pro?coupon={coupon.code}")).status_code == 429
+        assert (await other.post("/me/coupons/preview", json=body)).status_code == 200
+
+
 async def test_later_checkout_takes_the_coupon_from_an_earlier_one(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
