@@ -51,9 +51,9 @@ def percent(part: float) -> str:
 
 
 def _rounded(reach: float) -> float:
-    """Up to 1, 2, 4 or 10 times a power of ten, whose half reads well too."""
+    """Up to a number that reads well, as its half does."""
     power: float = 10 ** floor(log10(reach))
-    return next(step * power for step in (1, 2, 4, 10) if step * power >= reach)
+    return next(step * power for step in (1, 2, 3, 4, 6, 8, 10) if step * power >= reach)
 
 
 def _x(value: float, reach: float) -> str:
