@@ -34,7 +34,7 @@ _ROWS, _MONTHS = 25, 13
 _NOTHING: Mapping[str, Any] = {"data": (), "next_cursor": None}
 # A filter that is none, and more calls than can be summed while somebody waits: the page says so above its filters.
 _TELLS = frozenset({400, 422})
-_PAGES_OF_CHART = 8
+_PAGES_OF_CHART, _GROUPS = 4, 1000
 
 
 @pages.get("/usage")
@@ -113,7 +113,7 @@ async def _all(page: Operator, query: Mapping[str, Any]) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     cursor = None
     for _ in range(_PAGES_OF_CHART):
-        found = await page.api.get("/usage", **query, limit=500, cursor=cursor)
+        found = await page.api.get("/usage", **query, limit=_GROUPS, cursor=cursor)
         rows += found["data"]
         cursor = found["next_cursor"]
         if cursor is None:

@@ -110,6 +110,8 @@ class RecordQuery(PageQuery):
 
 
 class UsageQuery(RecordQuery):
+    # Each page of groups sums the span again, so a chart of a quarter by day and model is to be one page.
+    limit: Annotated[int, Field(ge=1, le=1000, description="How many at most.")] = 50
     plan_id: Line | None = Field(default=None, description="The plan's id.")
     usage_type: Line | None = Field(default=None, examples=["analysis"])
     model: Line | None = Field(default=None, description="The model that the request asks for, else that answered.")
