@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
 
+from gateway.clock import now
 from gateway.web.charts import Series
 from gateway.web.console.in_process import segment
 from gateway.web.console.operator import Operator
@@ -30,8 +32,10 @@ class Finding(NamedTuple):
 
 @pages.get("")
 async def show_today(page: Operator) -> Response:
-    overview = await page.api.get("/overview")
-    days = await page.api.get("/usage", group_by="day", from_=_days_ago(overview["since"], _DAYS_SHOWN), limit=500)
+    since = now().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=_DAYS_SHOWN - 1)
+    overview, days = await asyncio.gather(
+        page.api.get("/overview"), page.api.get("/usage", group_by="day", from_=since.isoformat(), limit=500)
+    )
     labels = [f"{row['day'][8:]}.{row['day'][5:7]}." for row in days["data"]]
     series = [
         Series("succeeded", [row["succeeded"] for row in days["data"]]),
@@ -66,10 +70,6 @@ _COUNTED = (
     ("spooled_settlements", "settlement", "{} waits for Redis.", "/system"),
     ("webhooks_given_up", "webhook", "{} failed for good: it can be replayed.", "/money?list=events&status=failed"),
 )
-
-
-def _days_ago(since: str, days: int) -> str:
-    return (datetime.fromisoformat(since) - timedelta(days=days - 1)).isoformat()
 
 
 @pages.get("/system")
