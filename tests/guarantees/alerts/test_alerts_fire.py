@@ -1,4 +1,4 @@
-"""Alerts about calls fire on their faults in a scaled-out installation and clear after them, as Prometheus sees it.
+"""Each alert fires on its fault in a scaled-out installation and clears after it, as a real Prometheus sees it.
 
 Every duration of the rules is a thirtieth (`SHORTENED`); other thresholds are those of the rules.
 """
@@ -6,26 +6,45 @@ Every duration of the rules is a thirtieth (`SHORTENED`); other thresholds are t
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
+import json
 import re
+import resource
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from secrets import token_bytes
+from uuid import UUID
 
 import asyncpg
+import httpx
+import psutil
 import pytest
+import yaml
 
+from gateway.clock import now
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
 from policies.access.keys import ENTROPY_BYTES, compose
-from tests.guarantees.alerts.scraped_site import PROMETHEUS, SHORTENED, Site, calling, scraped
+from tests.guarantees.alerts.scraped_site import PROMETHEUS, SHORTENED, STRIPE_SECRET, Site, calling, scraped
 from tests.guarantees.chaos.conftest import measured
+from tests.guarantees.chaos.rolling import ROOT
 from tests.proxy.upstream import Exchange
 from tests.support.sampling import IS_FULL
 
 SPOOLED_CALLS = 5
 CLEARED_SECONDS = 3 * 3600 / SHORTENED + 60  # the longest window, and what a slow machine needs
 CLOSED_PORT = 1
+REFUSE = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$"
+REFUSE_EXPIRY = """
+    CREATE TRIGGER refuse BEFORE INSERT ON credit_ledger FOR EACH ROW WHEN (NEW.kind = 'expiry')
+    EXECUTE FUNCTION refuse()
+"""
+EXPIRE = """
+    UPDATE credit_grants SET effective_at = now() - interval '1 day', expires_at = now() - interval '1 minute'
+     WHERE user_id = $1
+"""
 
 Fault = Callable[[Site], AbstractAsyncContextManager[None]]
 
@@ -58,6 +77,60 @@ async def sql(site: Site, *statements: str) -> AsyncIterator[asyncpg.Connection]
         yield connection
     finally:
         await connection.close()
+
+
+async def restarted(site: Site) -> None:
+    """The worker's process died and is there again."""
+    (child,) = site.children(site.worker)
+    child.kill()
+    async with asyncio.timeout(60):
+        while not (found := site.children(site.worker)) or found[0].pid == child.pid:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def archive_folder_is_a_file(site: Site) -> AsyncIterator[None]:
+    path = site.folder / "archive"
+    if path.exists():
+        path.rmdir()
+    path.write_text("")
+    await restarted(site)  # else it would notice within an hour
+    yield
+    path.unlink()
+    path.mkdir()
+
+
+@asynccontextmanager
+async def admin_is_down(site: Site) -> AsyncIterator[None]:
+    await site.admin.stop()
+    yield
+    await site.admin.start()
+
+
+@asynccontextmanager
+async def worker_is_down(site: Site) -> AsyncIterator[None]:
+    await site.worker.stop()
+    yield
+    await site.worker.start()
+
+
+@asynccontextmanager
+async def proxy_is_frozen(site: Site) -> AsyncIterator[None]:
+    child = next(each for each in site.children(site.proxies[0]) if "proxy" in each.cmdline())
+    child.suspend()
+    yield
+    child.resume()
+
+
+@asynccontextmanager
+async def proxy_dies_again_and_again(site: Site) -> AsyncIterator[None]:
+    def kill() -> None:
+        with suppress(psutil.NoSuchProcess):
+            for child in site.children(site.proxies[1]):
+                child.kill()
+
+    async with repeated(kill, 2.0):
+        yield
 
 
 @asynccontextmanager
@@ -100,10 +173,28 @@ async def upstream_is_down(site: Site) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def somebody_guesses(site: Site) -> AsyncIterator[None]:
+    async with (
+        httpx.AsyncClient(base_url=site.admin_url, headers={"authorization": "Bearer wrong"}) as client,
+        repeated(lambda: client.get("/admin/v1/plans"), 0.1),
+    ):
+        yield
+
+
+@asynccontextmanager
 async def usage_table_is_locked(site: Site) -> AsyncIterator[None]:
     async with sql(site) as connection, connection.transaction():
         await connection.execute("LOCK TABLE usage_tracking IN SHARE MODE")
         yield
+
+
+@asynccontextmanager
+async def postgresql_refuses_a_row(site: Site) -> AsyncIterator[None]:
+    async with sql(site, "ALTER TABLE usage_tracking ADD CONSTRAINT odd CHECK (path <> '/v1/odd') NOT VALID"):
+        await site.get("/v1/odd")
+        yield
+    async with sql(site, "ALTER TABLE usage_tracking DROP CONSTRAINT odd"):
+        pass
 
 
 @asynccontextmanager
@@ -129,8 +220,87 @@ async def redis_leaves_calls_under_way(site: Site) -> AsyncIterator[None]:
     await asyncio.gather(*calls)
 
 
-# What takes longest to clear comes first.
+@asynccontextmanager
+async def disk_is_full(site: Site) -> AsyncIterator[None]:
+    """No file of the proxies may be written, as long as Redis takes no settlement either."""
+    processes = [child for proxy in site.proxies for child in site.children(proxy)]
+    before = [child.rlimit(resource.RLIMIT_FSIZE) for child in processes]
+    for child in processes:
+        child.rlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    async with redis_leaves_calls_under_way(site):
+        yield
+    for child, limits in zip(processes, before, strict=True):
+        child.rlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@asynccontextmanager
+async def postgresql_is_restored(site: Site) -> AsyncIterator[None]:
+    copy = await site.postgresql.back_up()
+    await site.command("credits", "grant", "--user", site.user, "--amount", "5", "--reason", "test")
+    await asyncio.sleep(2)
+    await site.postgresql.restore(copy)
+    yield
+
+
+@asynccontextmanager
+async def balance_is_changed_by_hand(site: Site) -> AsyncIterator[None]:
+    async with sql(site, "UPDATE user_credits SET current_credits = current_credits + 7"):
+        await restarted(site)  # books are compared at the start and at night
+        yield
+    async with sql(site, "UPDATE user_credits SET current_credits = current_credits - 7"):
+        await restarted(site)
+
+
+@asynccontextmanager
+async def credits_cannot_expire(site: Site) -> AsyncIterator[None]:
+    user = (await site.command("users", "create", "--email", "bob@example.com", "--plan", "open", "--json"))["id"]
+    await site.command("credits", "grant", "--user", user, "--amount", "5", "--reason", "test")
+    async with sql(site, REFUSE, REFUSE_EXPIRY) as connection:
+        await connection.execute(EXPIRE, UUID(user))
+        yield
+    async with sql(site, "DROP TRIGGER refuse ON credit_ledger"):
+        pass
+
+
+@asynccontextmanager
+async def stripe_is_down(site: Site) -> AsyncIterator[None]:
+    port = site.wires["stripe"]._target[1]
+    site.wires["stripe"].lead_to(CLOSED_PORT)
+    event = {
+        "id": "evt_1",
+        "object": "event",
+        "type": "customer.subscription.updated",
+        "livemode": False,
+        "created": int(now().timestamp()),
+        "data": {"object": {"id": "sub_1", "object": "subscription", "metadata": {}}},
+    }
+    body, time = json.dumps(event).encode(), int(now().timestamp())
+    signature = hmac.new(STRIPE_SECRET.encode(), f"{time}.".encode() + body, hashlib.sha256).hexdigest()
+    async with httpx.AsyncClient(base_url=site.public[0], timeout=30) as client:
+        headers = {"stripe-signature": f"t={time},v1={signature}"}
+        (await client.post("/webhooks/stripe", content=body, headers=headers)).raise_for_status()
+    yield
+    site.wires["stripe"].lead_to(port)
+
+
+# What takes longest to clear comes first; a row that was refused leaves the books apart, so they are compared before.
 FAULTS: dict[str, dict[str, Fault]] = {
+    "records": {
+        "GatewayUsageNotArchived": archive_folder_is_a_file,
+        "GatewayBooksDisagree": balance_is_changed_by_hand,
+        "GatewaySettlementsLost": disk_is_full,
+        "GatewayStoreWentBack": postgresql_is_restored,
+        "GatewayPaymentEventsFail": stripe_is_down,
+        "GatewayJournalEntryRefused": postgresql_refuses_a_row,
+        "GatewayAccountsSetAside": credits_cannot_expire,
+    },
+    "processes": {
+        "GatewayProcessesDie": proxy_dies_again_and_again,
+        "GatewayNotScraped": admin_is_down,
+        "GatewayNoWorker": worker_is_down,
+        "GatewayProcessNotReady": proxy_is_frozen,
+        "GatewaySignInsFail": somebody_guesses,
+    },
     "calls": {
         "GatewayUpstreamDown": upstream_is_down,
         "GatewayAnswersWithErrors": upstream_fails,
@@ -151,6 +321,13 @@ async def redis_url(tmp_path: Path) -> AsyncIterator[str]:
     await server.start(endpoint)
     yield f"redis://:{endpoint.password}@127.0.0.1:{endpoint.port}/0"
     await server.stop()
+
+
+def test_every_alert_has_a_fault() -> None:
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
+    assert {alert for faults in FAULTS.values() for alert in faults} == {
+        rule["alert"] for group in groups for rule in group["rules"]
+    }
 
 
 @pytest.mark.parametrize("kind", FAULTS)
