@@ -73,10 +73,7 @@ async def sync_from_provider(
         return before
     if await _is_superseded(connection, subscription_id):
         return await _sync_superseded(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
-    if status in (SubscriptionStatus.PAST_DUE, SubscriptionStatus.PAUSED) and _is_over(before):
-        status = before.status
-    if before.paused_here and status in CURRENT_STATUSES:
-        status = SubscriptionStatus.PAUSED
+    status = _status_here(before, status)
     if status in CURRENT_STATUSES:
         await _supersede_others(connection, before, now=now)
     changes = state_columns(state_from_provider(status, is_ending=cancel_at_period_end))
@@ -106,6 +103,13 @@ async def sync_from_provider(
     if settlement is Settlement.ADVANCED:
         await advances.mark(connection, synced)
     return synced
+
+
+def _status_here(before: StoredSubscription, status: SubscriptionStatus) -> SubscriptionStatus:
+    """The provider's status, but that what is over stays over, and what was paused here stays paused."""
+    if status in (SubscriptionStatus.PAST_DUE, SubscriptionStatus.PAUSED) and _is_over(before):
+        status = before.status
+    return SubscriptionStatus.PAUSED if before.paused_here and status in CURRENT_STATUSES else status
 
 
 async def _settle_advance(
