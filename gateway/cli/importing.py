@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +23,12 @@ from gateway.clock import now
 from gateway.config import Config
 from gateway.importing.importer import Importer, ImportReport, Observer, RowsRefused
 from gateway.importing.mapping import PRESETS, InvalidMapping, SourceMapping, load, load_preset, preset_text
+from gateway.importing.recorded import ImportCanceled, RecordedImport, recorded
 from gateway.importing.records import Problem
 from gateway.importing.sections import Section
 from gateway.importing.source import open_source
 from gateway.importing.targets import Target
+from gateway.ledger.db.session import Database
 
 app = typer.Typer()
 
@@ -61,8 +63,8 @@ def import_source(
 ) -> None:
     """Take users, plans, subscriptions, credits, keys, payments and usage over from another system's database.
 
-    Repeat it to resume an import that broke off: what is here is passed over. Exit 1 where rows were refused, or where
-    the books do not agree afterwards.
+    Repeat it to resume an import that broke off: what is here is passed over. Exit 1 where rows were refused, where an
+    operator canceled it in the console, or where the books do not agree afterwards.
     """
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"there are {', '.join(PRESETS)}", param_hint="--preset")
@@ -83,6 +85,9 @@ def import_source(
     except RowsRefused as error:
         typer.echo(f"gateway: nothing of this batch was written: {error}", err=True)
         raise typer.Exit(1) from error
+    except ImportCanceled as canceled:
+        typer.echo(f"gateway: {canceled}", err=True)
+        raise typer.Exit(1) from canceled
     if summary["refused"] or summary.get("differences"):
         raise typer.Exit(1)
 
@@ -101,15 +106,20 @@ async def _import(
     async with opened as (stores, database), open_source(url) as source:
         with _progress() as (progress, console):
             observer = Observer(problem=lambda each: _print_problem(each, console, as_json=as_json), progress=progress)
-            importer = Importer(database, source, target, observer=observer, is_strict=is_strict)
             try:
-                report = await importer.run(mapping)
+                async with _recorded(database, mapping.source, is_dry=is_dry) as record:
+                    importer = Importer(database, source, target, observer=observer, is_strict=is_strict, record=record)
+                    report = await importer.run(mapping)
             finally:
                 if not is_dry:
                     await publish(config, stores.redis_url, database)
     books = {} if is_dry else await reconcile_all(config, as_json=as_json)
     _print_report(report, books, is_dry=is_dry, as_json=as_json)
     return {"refused": report.refused, **books}
+
+
+def _recorded(database: Database, source: str, *, is_dry: bool) -> AbstractAsyncContextManager[RecordedImport | None]:
+    return nullcontext() if is_dry else recorded(database, source)
 
 
 @contextmanager

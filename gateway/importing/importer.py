@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import text
@@ -19,6 +19,7 @@ from gateway.importing.accounts import KeyWriter, UserWriter
 from gateway.importing.catalogue import PlanWriter, ProductWriter
 from gateway.importing.mapping import InvalidMapping, SourceMapping
 from gateway.importing.payments import PaymentWriter
+from gateway.importing.recorded import RecordedImport
 from gateway.importing.records import Problem, Record, RecordReader, reader
 from gateway.importing.sections import Section
 from gateway.importing.source import SourceDatabase
@@ -78,15 +79,27 @@ class Observer:
 
 class Importer:
     def __init__(
-        self, database: Database, source: SourceDatabase, target: Target, *, observer: Observer, is_strict: bool = False
+        self,
+        database: Database,
+        source: SourceDatabase,
+        target: Target,
+        *,
+        observer: Observer,
+        is_strict: bool = False,
+        record: RecordedImport | None = None,
     ) -> None:
+        """`record` is told of each batch."""
         self._database, self._source, self._target = database, source, target
         self._observer, self._is_strict = observer, is_strict
+        self._record, self._totals = record, dict[Section, int]()
         self._enclosing: AsyncConnection | None = None
         self.report = ImportReport(notes=target.notes)
 
     async def run(self, mapping: SourceMapping) -> ImportReport:
-        """Raises InvalidMapping before anything is written, SourceUnusable, RowsRefused, DatabaseUnavailable."""
+        """Raises InvalidMapping before anything is written, SourceUnusable, RowsRefused, DatabaseUnavailable.
+
+        And ImportCanceled, after a batch.
+        """
         readers = await self._readers(mapping)
         self._target.has_plans = Section.PLANS in readers
         if not self._target.is_dry:
@@ -113,14 +126,16 @@ class Importer:
         return found
 
     async def _import(self, readers: dict[Section, RecordReader]) -> ImportReport:
+        self._totals = {section: await self._source.count(records.table) for section, records in readers.items()}
         for section, records in readers.items():
             counts = self.report.sections[section] = SectionCounts(records.table.name)
             await self._check_keys(records, counts)
-            total = await self._source.count(records.table)
+            total = self._totals[section]
             writer = None if section is Section.USAGE else await self._writer(section, records)
             usage = UsageWriter(self._target)
             size = BATCH if writer else USAGE_BATCH
             self._observer.progress(section, 0, total)
+            await self._advance()
             async for rows in self._source.pages(records.table, records.columns, size=size):
                 batch = self._read(rows, records, counts)
                 if writer is not None:
@@ -128,7 +143,18 @@ class Importer:
                 else:
                     await self._write_usage(usage, batch, records)
                 self._observer.progress(section, counts.read, total)
+                await self._advance()
         return self.report
+
+    async def _advance(self) -> None:
+        if self._record is None:
+            return
+        begun = {section: asdict(counts) for section, counts in self.report.sections.items()}
+        sections = [
+            {"section": str(section), "total": total, **begun.get(section, {})}
+            for section, total in self._totals.items()
+        ]
+        await self._record.advance(sections)
 
     async def _check_keys(self, records: RecordReader, counts: SectionCounts) -> None:
         table = records.table

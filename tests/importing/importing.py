@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from sqlalchemy import text
@@ -10,6 +11,7 @@ from sqlalchemy import text
 from gateway.clock import now
 from gateway.importing.importer import Importer, ImportReport, Observer
 from gateway.importing.mapping import SourceMapping, load_preset
+from gateway.importing.recorded import recorded
 from gateway.importing.records import Problem
 from gateway.importing.sections import Section
 from gateway.importing.source import open_source
@@ -54,13 +56,15 @@ async def run_import(
     is_dry: bool = False,
     is_strict: bool = False,
     progress: Progress | None = None,
+    is_recorded: bool = False,
 ) -> Imported:
     described = load_preset(mapping) if isinstance(mapping, str) else mapping
     target = Target(source=described.source, now=now(), key_prefix="gw", peppers=PEPPERS, is_dry=is_dry)
     problems: list[Problem] = []
     observer = Observer(problem=problems.append, progress=progress or _ignored)
-    async with open_source(url) as source:
-        importer = Importer(database, source, target, observer=observer, is_strict=is_strict)
+    record = recorded(database, described.source) if is_recorded else nullcontext()
+    async with open_source(url) as source, record as found:
+        importer = Importer(database, source, target, observer=observer, is_strict=is_strict, record=found)
         return Imported(await importer.run(described), problems)
 
 

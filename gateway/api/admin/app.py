@@ -28,6 +28,7 @@ from gateway.api.admin.dependencies import AdminDependencies, Reconcile
 from gateway.api.admin.records import (
     analyses,
     audit_log,
+    imports,
     overview,
     poison,
     reconcile,
@@ -99,6 +100,7 @@ ENDPOINTS = (
     search,
     overview,
     system,
+    imports,
     poison,
 )
 

@@ -72,6 +72,9 @@ _COUNTED = (
 )
 
 
+_IMPORTS_SHOWN = 5
+
+
 @pages.get("/system")
 async def show_system(page: Operator) -> Response:
     return await _system_page(page)
@@ -88,6 +91,12 @@ async def reconcile(page: Operator) -> Response:
     return page.visit.redirect("/system#books", "The books are being compared.")
 
 
+@pages.post("/system/imports/{import_id}/cancel")
+async def cancel_import(page: Operator) -> Response:
+    await page.api.post(f"/imports/{segment(page.path('import_id'))}/cancel")
+    return page.visit.redirect("/system#imports", "The import stops behind its batch; the same command resumes it.")
+
+
 @pages.post("/system/reconcile/{run_id}/cancel")
 async def cancel_reconciliation(page: Operator) -> Response:
     await page.api.post(f"/reconcile/runs/{segment(page.path('run_id'))}/cancel")
@@ -100,5 +109,13 @@ async def _system_page(page: Operator, *, status: int = 200) -> Response:
     poison = await page.api.get("/poison-entries", cursor=page.param("cursor"), limit=20)
     runs = (await page.api.get("/reconcile/runs"))["data"]
     run = runs[0] if runs else None
-    context = {"system": system, "trouble": trouble, "poison": poison, "run": run, "form": page.form}
+    imports = await page.api.get("/imports", limit=_IMPORTS_SHOWN)
+    context = {
+        "imports": imports["data"],
+        "system": system,
+        "trouble": trouble,
+        "poison": poison,
+        "run": run,
+        "form": page.form,
+    }
     return page.render("system.html", status=status, warnings=warnings_of(trouble), **context)

@@ -44,6 +44,7 @@ ACTIONS = {
     "/tokens/{token}/revoke": "admin:write",
     "/system/reconcile": "admin:write",
     "/system/reconcile/{run}/cancel": "admin:write",
+    "/system/imports/{import}/cancel": "admin:write",
 }
 PAGES = (
     *(
@@ -108,7 +109,7 @@ async def things(api: Api) -> dict[str, str]:
     experiment = await api.post("/experiments", {"name": uuid4().hex, "variants": variants})
     await api.post(f"/experiments/{experiment['id']}/start")
     found["experiment"] = experiment["id"]
-    found |= {"coupon": coupon["id"], "word": word}
+    found |= {"coupon": coupon["id"], "word": word, "import": str(uuid4())}
     return found | {"event": str(uuid4()), "run": str(uuid4()), "permission": str(uuid4())}
 
 
@@ -125,6 +126,7 @@ def test_matrix_has_every_page_and_action() -> None:
         "{run_id}": "{run}",
         "{permission_id}": "{permission}",
         "{coupon_id}": "{coupon}",
+        "{import_id}": "{import}",
     }
 
     def named(path: str) -> str:

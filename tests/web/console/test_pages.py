@@ -12,6 +12,7 @@ import httpx
 from gateway.api.admin import AdminApi
 from gateway.clock import now
 from gateway.ledger.accounts import users
+from gateway.ledger.db import imports
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import payments, webhook_events
 from gateway.ledger.usage import ingestion
@@ -227,6 +228,24 @@ async def test_books_are_compared_while_the_page_shows_how_far(root: Browser, ap
     assert "Done: " in await root.get("/system")
     await root.submit("/system", f"/system/reconcile/{run['id']}/cancel")
     assert (await api.get(f"/reconcile/runs/{run['id']}"))["state"] == "done"
+
+
+async def test_import_is_shown_as_it_advances_and_is_canceled(root: Browser, api: Api, admin: AdminApi) -> None:
+    database = database_of(admin)
+    async with database.transaction() as connection:
+        run_id = await imports.begin(connection, "acme")
+        assert await imports.advance(connection, run_id, [{"section": "users", "total": 4000, "read": 1000}])
+    shown = await root.get("/system")
+    assert "acme" in shown
+    assert "25 %" in shown
+    await root.follow(await root.submit("/system", f"/system/imports/{run_id}/cancel"))
+    assert "It stops behind the batch" in await root.get("/system")
+    async with database.transaction() as connection:
+        assert not await imports.advance(connection, run_id, [])
+        await imports.end(connection, run_id, "canceled")
+    (entry,) = (await api.get("/audit-log", action="imports.cancel"))["data"]
+    assert entry["entity_id"] == str(run_id)
+    assert "Canceled" in await root.get("/system")
 
 
 def test_trouble_is_told_in_words() -> None:

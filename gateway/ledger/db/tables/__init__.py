@@ -5,6 +5,7 @@ from gateway.ledger.db.tables.administration import (
     audit_head,
     audit_personal,
     idempotent_requests,
+    imports,
     pepper_fingerprints,
 )
 from gateway.ledger.db.tables.catalogue import (
@@ -69,6 +70,7 @@ __all__ = [
     "credit_ledger",
     "experiments",
     "idempotent_requests",
+    "imports",
     "invoice_numbers",
     "invoices",
     "journal_offsets",

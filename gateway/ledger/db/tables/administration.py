@@ -1,9 +1,10 @@
-"""The head and the personal data of the audit log, fingerprints of peppers, and responses of idempotent requests."""
+"""The end and the personal data of the audit log, fingerprints of peppers, idempotent requests, and imports."""
 
 from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Index,
@@ -17,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
-from gateway.ledger.db.tables.columns import created_at, metadata, updated_at
+from gateway.ledger.db.tables.columns import created_at, id_column, metadata, moment, one_of, updated_at
 
 audit_head = Table(
     "audit_head",
@@ -77,4 +78,35 @@ idempotent_requests = Table(
     # Retention.
     Index("ix_idempotent_requests_created_at", "created_at"),
     comment="Responses of the admin API by Idempotency-Key, written with the change and stored for a day",
+)
+
+IMPORT_STATES = ("running", "done", "canceled", "failed")
+
+imports = Table(
+    "imports",
+    metadata,
+    id_column(),
+    Column("source", Text, nullable=False, comment="The name that the mapping gives it"),
+    Column("state", Text, nullable=False, server_default=text("'running'")),
+    Column(
+        "sections",
+        JSONB,
+        nullable=False,
+        server_default=text("'[]'::jsonb"),
+        comment="In their order, each with its rows, and how many were read, imported, present and refused",
+    ),
+    Column(
+        "is_cancel_requested",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="The process that imports looks after each batch",
+    ),
+    moment("ended_at"),
+    created_at(),
+    updated_at(),
+    one_of("state", IMPORT_STATES),
+    CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended_at_a_time"),
+    Index("ix_imports_created_at_id", "created_at", "id"),
+    comment="Imports from other systems, with how far each is",
 )
