@@ -75,7 +75,7 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
 
 def _retention(config: Config, database: Database, journal: Journal) -> tuple[RetentionWorker, ...]:
     months, folder = config.usage.keep_months, config.usage.archive
-    archive = None if folder is None else ArchiveFolder(folder)
+    archive = None if folder is None else ArchiveFolder(folder, config.usage.archive_format)
     return () if months is None else (RetentionWorker(database, journal, keep_months=months, archive=archive),)
 
 

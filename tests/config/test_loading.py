@@ -161,6 +161,16 @@ def test_archive_is_a_folder_for_months_that_are_dropped(load_text: Load, proble
     assert "mount a bucket" in str(problems_of("usage: {keep_months: 1, archive: 's3://bucket/archive'}"))
 
 
+def test_parquet_archives_need_their_extra(
+    load_text: Load, problems_of: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = "usage: {keep_months: 13, archive: archive, archive_format: parquet}"
+    assert load_text(written).usage.archive_format == "parquet"
+    assert "must be" in str(problems_of("usage: {archive_format: orc}"))
+    monkeypatch.setattr("gateway.config.operation.records.find_spec", lambda name: None)  # noqa: ARG005 - as it is called
+    assert "needs the extra `parquet`" in str(problems_of(written))
+
+
 def test_both_listeners_may_leave_the_port_to_the_kernel(load_text: Load) -> None:
     server = load_text("server: {public: '127.0.0.1:0', admin: '127.0.0.1:0'}").server
 

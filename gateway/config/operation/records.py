@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,7 +51,14 @@ class Usage:
         Kind("path of a folder"),
         about("Folder to which the worker exports a month before it drops it; null exports none."),
     ] = None
+    archive_format: Annotated[
+        Literal["csv", "parquet"],
+        Kind("`csv` or `parquet`"),
+        about("Format of the archives: gzip files of CSV, or Parquet, which needs the extra `parquet`."),
+    ] = "csv"
 
     def __post_init__(self) -> None:
         if self.archive is not None and self.keep_months is None:
             raise ValueError("archive needs keep_months: only months that are dropped are archived")
+        if self.archive_format == "parquet" and find_spec("pyarrow") is None:
+            raise ValueError("parquet needs the extra `parquet`: pip install 'metering-gateway[parquet]'")

@@ -1,4 +1,4 @@
-"""Archives of months: a gzip file of CSV for each, and beside it the facts by which it can be verified.
+"""Archives of months: a gzip file of CSV or a Parquet file for each, and beside it the facts that verify it.
 
 The facts are written last, once the file has been read back from disk. So a file without them is not complete.
 """
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,7 +22,10 @@ from gateway.clock import now
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.month_partitions import MonthPartition
 
+ArchiveFormat = Literal["csv", "parquet"]
+
 _CHUNK_BYTES = 1 << 20
+_SUFFIX: dict[ArchiveFormat, str] = {"csv": "csv.gz", "parquet": "parquet"}
 
 
 class ArchiveFailed(Exception):  # noqa: N818 - named for the condition
@@ -31,7 +34,7 @@ class ArchiveFailed(Exception):  # noqa: N818 - named for the condition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """The facts of an archive. `sha256` is that of the file, `content_sha256` that of the CSV in it."""
+    """The facts of an archive. `sha256` is that of the file, `content_sha256` that of its rows as CSV."""
 
     file: str
     table: str
@@ -45,10 +48,11 @@ class Archive:
 
 
 class ArchiveFolder:
-    """The folder of the archives. Every method raises ArchiveFailed."""
+    """The folder of the archives. Every method raises ArchiveFailed. Parquet needs the extra `parquet`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, archive_format: ArchiveFormat = "csv") -> None:
         self._folder = folder
+        self._format = archive_format
 
     def check(self) -> None:
         """Creates the folder if it is missing, and finds whether files can be written there."""
@@ -65,15 +69,19 @@ class ArchiveFolder:
 
         Keeps a complete archive that has the same content, and never replaces one that has another.
         """
-        draft = self._folder / f"{partition.name}.part"
+        drafts = {each: self._folder / f"{partition.name}.{each}.part" for each in _SUFFIX}
+        draft = drafts[self._format]
         try:
-            rows, content = await self._export(connection, partition, draft)
-            size, digest = await asyncio.to_thread(_verify, draft, content)
+            rows, content = await self._export(connection, partition, drafts["csv"])
+            await asyncio.to_thread(_verify, drafts["csv"], content)
             stem = self._free_name(partition.name, content)
             if (present := self._read(stem)) is not None:
                 return present
+            if self._format == "parquet":
+                await asyncio.to_thread(_convert, drafts["csv"], draft, partition.table)
+            size, digest = await asyncio.to_thread(_measure, draft)
             archive = Archive(
-                file=f"{stem}.csv.gz",
+                file=f"{stem}.{_SUFFIX[self._format]}",
                 table=partition.table,
                 month=f"{partition.begins:%Y-%m}",
                 rows=rows,
@@ -87,7 +95,8 @@ class ArchiveFolder:
         except OSError as error:
             raise ArchiveFailed(f"{partition.name} cannot be archived: {error.strerror or error}") from error
         finally:
-            draft.unlink(missing_ok=True)
+            for each in drafts.values():
+                each.unlink(missing_ok=True)
         return archive
 
     async def _export(self, connection: AsyncConnection, partition: MonthPartition, draft: Path) -> tuple[int, str]:
@@ -147,15 +156,23 @@ def _flush(raw: BinaryIO) -> None:
     os.fsync(raw.fileno())
 
 
-def _verify(path: Path, content: str) -> tuple[int, str]:
-    """Gives size and hash of the file. Raises ArchiveFailed if its content is not what was written."""
-    read, hashed = hashlib.sha256(), hashlib.sha256()
+def _verify(path: Path, content: str) -> None:
+    """Raises ArchiveFailed if the content of the gzip file is not what was written."""
+    read = hashlib.sha256()
     with gzip.open(path) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             read.update(chunk)
     if read.hexdigest() != content:
         raise ArchiveFailed(f"{path} does not hold what was written")
+
+
+def _convert(source: Path, target: Path, table: str) -> None:
+    from gateway.workers.usage import parquet  # here, since it needs an extra
+
+    parquet.convert(source, target, table)
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    """Gives size and hash of the file."""
     with path.open("rb") as raw:
-        while chunk := raw.read(_CHUNK_BYTES):
-            hashed.update(chunk)
-    return path.stat().st_size, hashed.hexdigest()
+        return path.stat().st_size, hashlib.file_digest(raw, "sha256").hexdigest()

@@ -8,20 +8,25 @@ import hashlib
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import pyarrow as pa
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import text
+from pyarrow import parquet as pa_parquet
+from sqlalchemy import select, text
 
 from gateway.ledger.audit import audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.month_partitions import MonthPartition
+from gateway.ledger.db.tables import metadata
 from gateway.ledger.usage.ingestion import ingest
-from gateway.workers.usage import archives
-from gateway.workers.usage.archives import ArchiveFolder
+from gateway.workers.usage import archives, parquet
+from gateway.workers.usage.archives import ArchiveFolder, ArchiveFormat
 from gateway.workers.usage.retention import RetentionWorker
 from policies.usage.records import text as escaped
 from tests.ledger.make import a_line
@@ -48,8 +53,8 @@ async def months(backend: Backend) -> Backend:
     return backend
 
 
-def retention(backend: Backend, folder: Path) -> RetentionWorker:
-    archive = ArchiveFolder(folder)
+def retention(backend: Backend, folder: Path, archive_format: ArchiveFormat = "csv") -> RetentionWorker:
+    archive = ArchiveFolder(folder, archive_format)
     return RetentionWorker(backend.database, backend.journal, keep_months=2, archive=archive, now=lambda: NOW)
 
 
@@ -66,6 +71,10 @@ def facts_of(path: Path) -> dict[str, Any]:
 async def names(backend: Backend) -> list[str]:
     async with backend.database.read() as connection:
         return [each.name for each in await month_partitions.list_partitions(connection) if each.begins < NOW]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
 
 
 def failures() -> float:
@@ -90,6 +99,97 @@ async def test_archived_month_has_every_row_and_its_facts(months: Backend, tmp_p
         entries = (await audit_log.list_entries(connection, AuditFilter(entity="partition"))).data
     recorded = {entry.entity_id: dict(entry.after or {}) for entry in entries}
     assert recorded["usage_tracking_2025_12"]["sha256"] == facts["sha256"]
+
+
+@pytest.mark.parametrize("table", month_partitions.PARTITIONED)
+async def test_parquet_archive_equals_the_table_row_by_row(months: Backend, tmp_path: Path, table: str) -> None:
+    december, columns = MonthPartition(table, datetime(2025, 12, 1, tzinfo=UTC)), metadata.tables[table].c
+    async with months.database.transaction() as connection:
+        as_csv = await ArchiveFolder(tmp_path).add(connection, december)
+        as_parquet = await ArchiveFolder(_made(tmp_path / "parquet"), "parquet").add(connection, december)
+        query = select(*columns).where(columns.created_at < KEPT).order_by(columns.created_at)
+        rows = [dict(row._mapping) for row in await connection.execute(query)]
+    assert (as_parquet.file, as_parquet.rows) == (f"{table}_2025_12.parquet", len(rows))
+    assert as_parquet.content_sha256 == as_csv.content_sha256
+    content = (tmp_path / "parquet" / as_parquet.file).read_bytes()
+    assert (as_parquet.bytes, as_parquet.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert pa_parquet.read_table(io.BytesIO(content)).to_pylist() == [
+        {name: _in_parquet(value) for name, value in row.items()} | _json_as_written(row, as_csv_row)
+        for row, as_csv_row in zip(rows, rows_of(tmp_path / as_csv.file), strict=True)
+    ]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _in_parquet(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _json_as_written(row: dict[str, Any], as_csv: dict[str, str]) -> dict[str, str]:
+    """Objects are text, with the spaces of PostgreSQL."""
+    objects = [name for name, value in row.items() if isinstance(value, dict)]
+    assert [json.loads(as_csv[name]) for name in objects] == [row[name] for name in objects] != []
+    return {name: as_csv[name] for name in objects}
+
+
+async def test_parquet_archive_has_types_and_bounded_row_groups(
+    months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(parquet, "GROUP_ROWS", 20)
+    async with months.database.transaction() as connection:
+        await ingest(connection, [a_line(months.users[0], at=OLD - timedelta(hours=n)) for n in range(1, 101)])
+    assert await retention(months, tmp_path, "parquet").run_once() == 2
+    with pa_parquet.ParquetFile(tmp_path / "usage_tracking_2025_12.parquet") as file:
+        groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        assert sum(groups) == facts_of(tmp_path / "usage_tracking_2025_12.json")["rows"] == 102
+        assert max(groups) < 51
+        types = {field.name: field.type for field in file.schema_arrow}
+        rows = file.read().to_pylist()
+    assert (types["created_at"], types["cost_usd"]) == (pa.timestamp("us", tz="UTC"), pa.decimal128(12, 6))
+    assert (types["credits_charged"], types["status_code"]) == (pa.int64(), pa.int16())
+    assert {row["cost_usd"] for row in rows} == {Decimal("0.012345"), None}
+    assert (rows[0]["category"], rows[-1]["category"]) == (None, AWKWARD)
+    assert files_in(tmp_path) == sorted(
+        f"{table}_2025_12.{suffix}" for table in month_partitions.PARTITIONED for suffix in ("json", "parquet")
+    )
+
+
+async def test_another_format_keeps_the_archive_of_the_same_rows(months: Backend, tmp_path: Path) -> None:
+    december = MonthPartition("usage_tracking", datetime(2025, 12, 1, tzinfo=UTC))
+    async with months.database.transaction() as connection:
+        first = await ArchiveFolder(tmp_path).add(connection, december)
+        assert await ArchiveFolder(tmp_path, "parquet").add(connection, december) == first
+        await connection.execute(text("DELETE FROM usage_tracking_2025_12 WHERE cost_usd IS NULL"))
+        other = await ArchiveFolder(tmp_path, "parquet").add(connection, december)
+    assert other.file == "usage_tracking_2025_12.2.parquet"
+
+
+async def test_month_stays_while_parquet_cannot_hold_its_rows(
+    months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, failed = await names(months), failures()
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet, "_arrow_type", lambda table, name: pa.int64())  # noqa: ARG005 - both by position
+        assert await retention(months, tmp_path, "parquet").run_once() == 0
+    write = parquet._write
+
+    def spoil(source: Path, target: Path, schema: pa.Schema) -> None:
+        with gzip.open(source, "rt", encoding="utf-8") as stream:
+            header = stream.readline()
+        short = source.with_suffix(".short")
+        short.write_bytes(gzip.compress(header.encode()))
+        write(short, target, schema)
+        short.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet, "_write", spoil)
+        assert await retention(months, tmp_path, "parquet").run_once() == 0
+    assert (await names(months), failures(), files_in(tmp_path)) == (before, failed + 2, [])
+    assert await retention(months, tmp_path, "parquet").run_once() == 2
 
 
 async def test_archive_is_taken_back_by_postgresql(months: Backend, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Turns the rows of a table, as COPY writes them in CSV, into Parquet. Needs the extra `parquet`.
+
+Row groups are of some 65,000 rows, and any number of rows takes the memory of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv as pa_csv
+from pyarrow import parquet
+from sqlalchemy import BigInteger, DateTime, Integer, Numeric, SmallInteger, Table
+
+from gateway.ledger.db.tables import metadata
+
+# The reader runs ahead by up to 32 blocks.
+BLOCK_BYTES = 1 << 20
+GROUP_ROWS = 1 << 16
+
+
+def convert(source: Path, target: Path, table: str) -> None:
+    """Writes a gzip file of CSV with a header as Parquet, flushes it, and compares it with what the disk gives back.
+
+    Raises OSError, also where the rows do not fit the columns or are not read back as they were.
+    """
+    schema = _schema(source, metadata.tables[table])
+    try:
+        _write(source, target, schema)
+        _compare(source, target, schema)
+    except pa.ArrowException as error:
+        raise OSError(f"{target}: {error}") from error
+
+
+def _schema(source: Path, table: Table) -> pa.Schema:
+    """The columns of the header. One that the table of this release lacks is text."""
+    with gzip.open(source, "rt", encoding="utf-8", newline="") as stream:
+        names = next(csv.reader(stream))
+    return pa.schema([(name, _arrow_type(table, name)) for name in names])
+
+
+def _arrow_type(table: Table, name: str) -> pa.DataType:
+    kind = table.c[name].type if name in table.c else None
+    match kind:
+        case DateTime():
+            return pa.timestamp("us", tz="UTC")
+        case SmallInteger():
+            return pa.int16()
+        case BigInteger():
+            return pa.int64()
+        case Integer():
+            return pa.int32()
+        case Numeric(precision=int(precision), scale=int(scale)):
+            return pa.decimal128(precision, scale)
+        case _:
+            return pa.string()
+
+
+def _write(source: Path, target: Path, schema: pa.Schema) -> None:
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw:
+        with parquet.ParquetWriter(raw, schema, compression="zstd") as writer:
+            for rows in _groups(source, schema):
+                writer.write_table(rows)
+        raw.flush()
+        os.fsync(raw.fileno())
+
+
+def _compare(source: Path, target: Path, schema: pa.Schema) -> None:
+    with parquet.ParquetFile(target) as written:
+        read = (written.read_row_group(group) for group in range(written.num_row_groups))
+        for found, expected in zip_longest(read, _groups(source, schema)):
+            if found is None or expected is None or not found.equals(expected):
+                raise OSError(f"{target} does not hold what was written")
+
+
+def _groups(source: Path, schema: pa.Schema) -> Iterator[Any]:
+    """The rows, in tables of GROUP_ROWS and at most one block more."""
+    blocks: list[Any] = []
+    for block in _blocks(source, schema):
+        blocks.append(block)
+        if sum(each.num_rows for each in blocks) >= GROUP_ROWS:
+            yield pa.Table.from_batches(blocks)
+            blocks = []
+    if blocks:
+        yield pa.Table.from_batches(blocks)
+
+
+def _blocks(source: Path, schema: pa.Schema) -> Iterator[Any]:
+    """The rows of each block. PostgreSQL quotes an empty text, and a NULL not."""
+    options = pa_csv.ConvertOptions(
+        column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
+    )
+    with pa.input_stream(str(source), compression="gzip") as stream:
+        reader = pa_csv.open_csv(
+            stream,
+            read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            convert_options=options,
+        )
+        yield from (block for block in reader if block.num_rows)
