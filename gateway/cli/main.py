@@ -1,44 +1,75 @@
-"""The command `gateway`: every subcommand under its name, every expected failure as one line."""
+"""The command `gateway`: every subcommand under its name, every expected failure as one line.
+
+A process imports the module of its own command and no other: each process of the gateway starts here.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from gateway.backup.backup_file import BackupDamaged
-from gateway.backup.dump import NothingToBackUp
-from gateway.backup.restore import RestoreRefused
-from gateway.cli import audit, credits, importing, keys, migrate, plans, price, report, serving, usage, users
-from gateway.cli.stores import backup, reconcile
 from gateway.config import ConfigError
-from gateway.embedded.errors import EmbeddedError
-from gateway.importing.source import SourceUnusable
-from gateway.ledger.accounts.peppers import WrongPepper
-from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
-from gateway.ledger.db.pooler import UnfitPooler
-from gateway.ledger.db.schema import SchemaUnfit, UnknownRevision
-from gateway.ledger.db.session import DatabaseUnavailable, InvalidDatabaseUrl
-from gateway.meter.client.errors import MeterUnavailable, UnsupportedServer
-from gateway.runtime.sockets import AddressUnusable
-from gateway.runtime.supervisor import ChildFailed
+
+_MODULES = {
+    "serve": "serving",
+    "proxy": "serving",
+    "admin": "serving",
+    "worker": "serving",
+    "demo": "demo.running",
+    "check": "serving",
+    "child": "child",
+    "migrate": "migrate",
+    "reconcile": "stores.reconcile",
+    "resync": "stores.reconcile",
+    "backup": "stores.backup",
+    "restore": "stores.backup",
+    "price": "price",
+    "import": "importing",
+    "report": "report",
+}
+_GROUPS = ("users", "keys", "plans", "credits", "usage", "audit")
+
+
+class _Commands(Mapping[str, Any]):
+    """Commands and groups of commands by their names, imported when they are asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name in _GROUPS:
+            group = _imported(f"records.{name}")
+            group.name = name
+            return group
+        return _imported(_MODULES[name]).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*_MODULES, *_GROUPS)
+
+    def __len__(self) -> int:
+        return len(_MODULES) + len(_GROUPS)
+
+
+def _imported(module: str) -> Any:
+    return get_group(import_module(f"gateway.cli.{module}").app)
+
+
+class _Gateway(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes | {"commands": _Commands()})
+
 
 app = typer.Typer(
     name="gateway",
+    cls=_Gateway,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for commands in (serving.app, migrate.app, reconcile.app, backup.app, price.app, importing.app, report.app):
-    app.registered_commands += commands.registered_commands
-app.add_typer(users.app, name="users")
-app.add_typer(keys.app, name="keys")
-app.add_typer(plans.app, name="plans")
-app.add_typer(credits.app, name="credits")
-app.add_typer(usage.app, name="usage")
-app.add_typer(audit.app, name="audit")
 
 
 def _print_version(is_requested: bool) -> None:
@@ -56,29 +87,6 @@ def options(
     """Verifies keys, enforces limits, deducts credits, forwards, and bills every call exactly once."""
 
 
-_EXPECTED = (
-    AddressUnusable,
-    AlreadyExists,
-    BackupDamaged,
-    ChildFailed,
-    DatabaseUnavailable,
-    EmbeddedError,
-    InUse,
-    InvalidDatabaseUrl,
-    InvalidValue,
-    MeterUnavailable,
-    NotFound,
-    NothingToBackUp,
-    RestoreRefused,
-    SchemaUnfit,
-    SourceUnusable,
-    UnfitPooler,
-    UnknownRevision,
-    UnsupportedServer,
-    WrongPepper,
-)
-
-
 def main() -> None:
     """Exit codes: 0 done, 1 could not be done, 2 wrong usage or configuration."""
     try:
@@ -86,6 +94,10 @@ def main() -> None:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    except _EXPECTED as error:
-        sys.stderr.write(f"gateway: {error}\n")
-        sys.exit(1)
+    except Exception as error:
+        from gateway.cli.failures import EXPECTED
+
+        if isinstance(error, EXPECTED):
+            sys.stderr.write(f"gateway: {error}\n")
+            sys.exit(1)
+        raise

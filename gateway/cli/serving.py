@@ -1,4 +1,4 @@
-"""`gateway serve`, `proxy`, `admin`, `worker`, `demo` and `check`, and the child processes of the first four."""
+"""`gateway serve`, `proxy`, `admin`, `worker` and `check`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +14,6 @@ import typer
 
 from gateway import logs
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
-from gateway.cli.demo.running import run_demo
 from gateway.cli.installation import apply_reload, check_postgresql, check_redis, prepare
 from gateway.config import Config, describe
 from gateway.config.secrets import ADMIN_TOKEN
@@ -58,50 +56,9 @@ def worker(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
 
 
 @app.command()
-def demo(
-    port: Annotated[int, typer.Option(help="Public port; 0 picks a free one.")] = 8080,
-    admin_port: Annotated[int, typer.Option(help="Admin port; 0 picks a free one.")] = 8081,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    month: Annotated[
-        bool | None, typer.Option(help="Seed a month of customers and usage, once; by default unless --json.")
-    ] = None,
-) -> None:
-    """Serve with the bundled upstream and a demo account, and print sign-ins and calls to try."""
-    overrides = {"server.public": f"127.0.0.1:{port}", "server.admin": f"127.0.0.1:{admin_port}"}
-    path = Path(str(files("gateway.demo") / "gateway.yaml"))
-    with_month = not as_json if month is None else month
-
-    def read() -> Config:
-        return load_config(path, data_dir, overrides=overrides, roles=EVERYTHING)
-
-    asyncio.run(run_demo(read, as_json=as_json, with_month=with_month))
-
-
-@app.command()
 def check(config: ConfigFile = None, role: CheckedRole = None) -> None:
     """Validate the configuration without starting anything."""
     typer.echo(describe(load_config(config, persist_secrets=False, roles=EVERYTHING if role is None else (role,))))
-
-
-@app.command(hidden=True)
-def child(
-    roles: Annotated[list[Role], typer.Argument()],
-    line: Annotated[int, typer.Option()],
-    listen: Annotated[list[int], typer.Option()] = [],  # noqa: B006 - typer copies it
-    portal: Annotated[str | None, typer.Option()] = None,
-    public: Annotated[str, typer.Option()] = "",
-    config: ConfigFile = None,
-) -> None:
-    """One process, as its supervisor starts it. The portal answers at `portal`, public listeners at `public`."""
-    import uvloop
-
-    from gateway.runtime.roles import Wiring, run_child
-
-    def read() -> Config:
-        return load_config(config, roles=roles)
-
-    uvloop.run(run_child(read(), roles, Wiring(line, listen, portal, public), reload_config=read))
 
 
 def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, as_json: bool) -> None:

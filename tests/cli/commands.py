@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typer.main import get_group
+
 from gateway.cli import main
+from gateway.cli.main import app
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 PATIENCE_SECONDS = 60.0
 
+list(get_group(app).commands.values())  # each command imports its module, which forks have then
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["pytest", __name__])  # a fork imports what started its parent: pytest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
@@ -11,12 +12,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from secrets import token_urlsafe
+from typing import Annotated
 
 import typer
 
 from gateway import logs
+from gateway.cli.console import AsJson, DataDir, load_config
 from gateway.cli.demo.account import DemoAccount, ensure_account
 from gateway.cli.demo.customers import DEMO_EMAIL
 from gateway.cli.installation import apply_reload, connect, prepare
@@ -30,6 +34,7 @@ from gateway.runtime.stores import StoreUrls, open_store_servers
 from policies.billing.money import to_minor
 from policies.billing.providers import PROVIDERS
 
+app = typer.Typer()
 _SHOP = PROVIDERS["lemon_squeezy"]
 _CURRENCY = "USD"
 _TRY = """
@@ -54,7 +59,28 @@ The command `gateway` is {command} here. In another terminal, in this directory:
 """  # noqa: E501 - a line each, to be copied whole
 
 
-async def run_demo(read_config: Callable[[], Config], *, as_json: bool, with_month: bool) -> None:
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Public port; 0 picks a free one.")] = 8080,
+    admin_port: Annotated[int, typer.Option(help="Admin port; 0 picks a free one.")] = 8081,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    month: Annotated[
+        bool | None, typer.Option(help="Seed a month of customers and usage, once; by default unless --json.")
+    ] = None,
+) -> None:
+    """Serve with the bundled upstream and a demo account, and print sign-ins and calls to try."""
+    overrides = {"server.public": f"127.0.0.1:{port}", "server.admin": f"127.0.0.1:{admin_port}"}
+    path = Path(str(files("gateway.demo") / "gateway.yaml"))
+    with_month = not as_json if month is None else month
+
+    def read() -> Config:
+        return load_config(path, data_dir, overrides=overrides, roles=EVERYTHING)
+
+    asyncio.run(_run(read, as_json=as_json, with_month=with_month))
+
+
+async def _run(read_config: Callable[[], Config], *, as_json: bool, with_month: bool) -> None:
     """Serves until a signal; with `as_json` it prints one line of JSON, with every URL and secret.
 
     `with_month` seeds a month of customers and their usage, once.

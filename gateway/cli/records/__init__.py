@@ -1,0 +1,1 @@
+"""Groups of commands on what the database records: `gateway users create`, `gateway keys revoke`."""
