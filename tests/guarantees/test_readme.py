@@ -21,7 +21,7 @@ from tests.guarantees.demo import Running
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-GUIDES = ("docs/guides/sell-an-ai-api.md",)
+GUIDES = ("docs/guides/sell-an-ai-api.md", "docs/guides/stripe.md")
 PAGES = ("README.md", "docs/payments.md", *GUIDES)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 USAGE_SECONDS = 30

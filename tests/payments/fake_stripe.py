@@ -22,6 +22,7 @@ from starlette.routing import Route
 from tests.payments.stripe.fake.changes import FakeChanges, Refusal
 from tests.payments.stripe.fake.changes import Object as Object
 from tests.payments.stripe.fake.clock import DAY, FakeClock
+from tests.payments.stripe.fake.dashboard import FakeDashboard
 from tests.payments.stripe.fake.faults import Faults
 from tests.payments.stripe.fake.promotions import FakePromotions
 from tests.payments.stripe.fake.saved_cards import FakeSavedCards
@@ -50,6 +51,7 @@ class FakeStripe:
         self.changes = FakeChanges(self)
         self.promotions = FakePromotions(self)
         self.saved = FakeSavedCards(self)
+        self.dashboard = FakeDashboard(self)
         self.faults = Faults(self, self._serve)
         self.clock = FakeClock(self)
         self.events_version = ENDIVE
@@ -237,7 +239,7 @@ class FakeStripe:
             return _failure("No such object; a similar one exists in the other mode", 404, code="resource_missing")
         if any(request.path_params["path"].startswith(each) for each in self.forbidden):
             return _failure("The provided key does not have the required permissions for this endpoint", 403)
-        version = self.answers_version or request.headers["stripe-version"]
+        version = self.answers_version or request.headers.get("stripe-version", ENDIVE)
         given = _nested(dict(await request.form()) if request.method == "POST" else dict(request.query_params))
         key = request.headers.get("idempotency-key", "")
         asked = json.dumps([request.url.path, given], sort_keys=True)
@@ -275,6 +277,8 @@ class FakeStripe:
             "payment_intents": self.saved.charge,
             "refunds": lambda params: self._asked_refund(params["payment_intent"], params.get("amount")),
             "billing/meter_events": self._meter_event,
+            "prices": self.dashboard.create_price,
+            "webhook_endpoints": self.dashboard.create_webhook_endpoint,
         }
         if path[0] == "subscriptions":
             return self.changes.update(self.objects[path[1]], given)
