@@ -8,7 +8,7 @@ ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py test
 ALSO_chaos := tests/notifications/test_deaths.py tests/policies/experiments tests/ledger/reports/test_experiments.py tests/guarantees/histories tests/guarantees/ai/test_aborts.py tests/guarantees/attacks \
 	tests/guarantees/alerts
 
-.PHONY: help run unit test check docs format reference pictures fuzz chaos bench lock node-clients
+.PHONY: help run unit test check docs format reference pictures fuzz chaos bench bench-check lock node-clients
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -60,6 +60,9 @@ fuzz chaos: .venv/.installed-dev ## the long proofs, from a random seed or from 
 
 bench: .venv/.installed-dev ## the benchmarks of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+bench-check: .venv/.installed-dev ## fails if a call costs more than recorded, by its ratio to nginx + Lua
+	$(BIN)/python -m benchmarks.check
 
 node-clients: build/node-clients/.installed ## install the Node clients that some tests run (needs npm)
 

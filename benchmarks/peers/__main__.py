@@ -14,15 +14,17 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import allow_many_files
-from benchmarks.peers import nginx, ours, packaged, report
+from benchmarks.peers import nginx, ours, packaged, report, same_work
 from benchmarks.peers.contender import Contender, PeerUnavailableError
-from benchmarks.peers.load import CASES, Sample, drive
+from benchmarks.peers.load import CASES, CONNECTIONS, Sample, drive
 
 _Start = Callable[[Path, int], AbstractContextManager[Contender]]
 
 _STARTS: dict[str, _Start] = {
     "nginx": nginx.bare,
     "lua": nginx.lua,
+    "lua-same": same_work.before_the_answer,
+    "lua-later": same_work.behind_the_answer,
     "envoy": packaged.envoy,
     "traefik": packaged.traefik,
     "litellm": packaged.litellm,
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=[each.name for each in CASES], default=[c.name for c in CASES])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument(
         "--python",
         nargs="+",
@@ -59,7 +62,7 @@ def main() -> None:
             except PeerUnavailableError as missing:
                 print(f"{name} is left out: {missing}", file=sys.stderr)
         samples = _rounds(contenders, given, folder)
-        report.markdown(samples, rounds=given.rounds, seconds=given.seconds)
+        report.markdown(samples, rounds=given.rounds, seconds=given.seconds, connections=given.connections)
         if given.chart and "small JSON" in samples:
             report.chart(samples["small JSON"], given.chart)
 
@@ -81,7 +84,9 @@ def _rounds(contenders: list[Contender], given: argparse.Namespace, folder: Path
         taking_part = [each for each in contenders if case.name in each.cases]
         for number in range(given.rounds + 1):
             for each in taking_part:
-                sample = drive(each, case, folder, seconds=given.seconds if number else 0)
+                sample = drive(
+                    each, case, folder, seconds=given.seconds if number else 0, connections=given.connections
+                )
                 if number:
                     samples[case.name][each.name].append(sample)
     return samples

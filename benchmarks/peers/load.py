@@ -87,7 +87,7 @@ CASES = (
 )
 
 
-def drive(contender: Contender, case: Case, folder: Path, *, seconds: int) -> Sample:
+def drive(contender: Contender, case: Case, folder: Path, *, seconds: int, connections: int = CONNECTIONS) -> Sample:
     """So many seconds of the case. Ends the program where answers are not what the case is about."""
     seconds = max(seconds, case.at_least_seconds)
     script = folder / "load.lua"
@@ -95,7 +95,7 @@ def drive(contender: Contender, case: Case, folder: Path, *, seconds: int) -> Sa
     command = [
         need("wrk", "wrk") or sys.exit("wrk is needed (Debian: wrk)"),
         "-t1",
-        f"-c{CONNECTIONS}",
+        f"-c{connections}",
         "--timeout",
         "30s",
     ]

@@ -98,7 +98,7 @@ def upstream(folder: Path) -> Iterator[int]:
     (folder / "events").write_text("".join(f"data: {each}\n\n" for each in [*[event] * 99, last]))
     port = free_port()
     http = _UPSTREAM.format(port=port, folder=folder, answer=json.dumps(_ANSWER), chat=json.dumps(_CHAT))
-    with _nginx(folder, "upstream", http, port=port):
+    with started(folder, "upstream", http, port=port):
         yield port
 
 
@@ -107,19 +107,14 @@ def bare(folder: Path, upstream_port: int) -> Iterator[Contender]:
     """proxy_pass and nothing else."""
     port = free_port()
     http = _PROXY.format(port=port, upstream=upstream_port, access="")
-    with _nginx(folder, "bare", http, port=port) as processes:
+    with started(folder, "bare", http, port=port) as processes:
         yield Contender("nginx proxy_pass", f"http://127.0.0.1:{port}", processes, frozenset(_FORWARDS))
 
 
 @contextmanager
 def lua(folder: Path, upstream_port: int) -> Iterator[Contender]:
     """nginx with Lua: key digest and one Redis script per call, then proxy_pass."""
-    need("nginx", "nginx-light")
-    for module, package in (("ngx_http_lua_module", "libnginx-mod-http-lua"), ("redis", "lua-nginx-redis")):
-        if not (MODULES / f"{module}.so").exists() and not Path("/usr/share/lua/5.1/nginx/redis.lua").exists():
-            need(package, package)
-    if not (MODULES / "ngx_http_lua_module.so").exists():
-        raise PeerUnavailableError("it needs Debian's libnginx-mod-http-lua and lua-nginx-redis")
+    modules = lua_modules()
     redis_port, port = free_port(), free_port()
     store = [str(find_valkey()), "--port", str(redis_port), "--bind", "127.0.0.1", "--dir", str(folder)]
     with running([*store, "--appendonly", "yes", "--save", ""], redis_port, folder / "lua-valkey.log") as valkey:
@@ -127,8 +122,7 @@ def lua(folder: Path, upstream_port: int) -> Iterator[Contender]:
             sha = client.script_load(_SCRIPT)
             _seed(client)
         http = _PROXY.format(port=port, upstream=upstream_port, access=_LUA.format(redis=redis_port, sha=sha))
-        modules = "".join(f"load_module {MODULES}/{name}.so; " for name in ("ndk_http_module", "ngx_http_lua_module"))
-        with _nginx(folder, "lua", http, port=port, modules=modules) as processes:
+        with started(folder, "lua", http, port=port, modules=modules) as processes:
             refused = {"refused 401", "refused 429", "refused 402"}
             yield Contender(
                 "nginx + Lua + Redis",
@@ -138,6 +132,17 @@ def lua(folder: Path, upstream_port: int) -> Iterator[Contender]:
                 behind={"Valkey": Family.of(valkey.pid)},
                 keys=_KEYS,
             )
+
+
+def lua_modules() -> str:
+    """The directives that load what Lua needs. Raises PeerUnavailableError."""
+    need("nginx", "nginx-light")
+    for module, package in (("ngx_http_lua_module", "libnginx-mod-http-lua"), ("redis", "lua-nginx-redis")):
+        if not (MODULES / f"{module}.so").exists() and not Path("/usr/share/lua/5.1/nginx/redis.lua").exists():
+            need(package, package)
+    if not (MODULES / "ngx_http_lua_module.so").exists():
+        raise PeerUnavailableError("it needs Debian's libnginx-mod-http-lua and lua-nginx-redis")
+    return "".join(f"load_module {MODULES}/{name}.so; " for name in ("ndk_http_module", "ngx_http_lua_module"))
 
 
 def _seed(client: redis.Redis) -> None:
@@ -153,7 +158,7 @@ def _seed(client: redis.Redis) -> None:
 
 
 @contextmanager
-def _nginx(folder: Path, name: str, http: str, *, port: int, modules: str = "") -> Iterator[Family]:
+def started(folder: Path, name: str, http: str, *, port: int, modules: str = "") -> Iterator[Family]:
     program = need("nginx", "nginx-light")
     if program is None:
         raise PeerUnavailableError("it needs nginx (Debian: nginx-light)")

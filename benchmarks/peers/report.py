@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.peers.load import CONNECTIONS, Sample
+from benchmarks.peers.load import Sample
 
 # Whom the others are compared with: the one that does the most like it, where it takes part.
-_MEASURES = ("nginx + Lua + Redis", "nginx proxy_pass", "LiteLLM")
+_MEASURES = ("nginx + Lua, our work", "nginx + Lua + Redis", "nginx proxy_pass", "LiteLLM")
 
 
-def markdown(samples: Mapping[str, Mapping[str, list[Sample]]], *, rounds: int, seconds: int) -> None:
-    print(f"{describe()}; wrk -t1 -c{CONNECTIONS} -d{seconds}s, medians of {rounds} interleaved rounds\n")
+def markdown(samples: Mapping[str, Mapping[str, list[Sample]]], *, rounds: int, seconds: int, connections: int) -> None:
+    print(f"{describe()}; wrk -t1 -c{connections} -d{seconds}s, medians of {rounds} interleaved rounds\n")
     for case, contenders in samples.items():
         measure = next((name for name in _MEASURES if name in contenders), next(iter(contenders)))
         print(f"### {case}\n")
