@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts.search import words_query
 from gateway.ledger.accounts.users import User, has_email
-from gateway.ledger.db.rows import Page, columns, ordered, page_by_offset, page_by_time
+from gateway.ledger.db.rows import Page, columns, decode_cursor, newest_after, ordered, page_by_offset, page_by_time
 from gateway.ledger.db.tables import subscriptions, user_credits, users
 from gateway.ledger.db.tables.accounts import WORDS
 from gateway.ledger.db.tables.subscriptions import CURRENT_STATUSES
@@ -31,7 +31,7 @@ class ListedUser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFilter:
-    """None matches all. `words` are of address, name or company, or their beginnings."""
+    """None matches all but the words: those of address, name or company, or their beginnings."""
 
     email: str | None = None
     external_id: str | None = None
@@ -50,18 +50,46 @@ async def list_users(
     limit: int = 50,
 ) -> Page[ListedUser]:
     """Newest first; or by one of SORTABLE, descending with a leading `-`. Raises InvalidCursor."""
-    query = _matching(wanted or UserFilter())
+    wanted = wanted or UserFilter()
+    query = _matching(wanted)
+    if wanted.words is None:
+        return await _page(connection, query, sort=sort, cursor=cursor, limit=limit)
+    has_words = _has_words(wanted.words)
+    among_first = select(_first(query, sort, cursor=cursor).subquery()).where(has_words)
+    page = await _page(connection, among_first, sort=sort, cursor=cursor, limit=limit)
+    if page.next_cursor is not None:
+        return page
+    found = select(query.where(has_words).cte("found").prefix_with("MATERIALIZED"))
+    return await _page(connection, found, sort=sort, cursor=cursor, limit=limit)
+
+
+# A common word is one of many of the first accounts, so it is looked for among so many of them: the index would collect
+# all that have it. For a rare one the index is asked before anything is ordered. Left to choose, PostgreSQL walks the
+# accounts in order until a page is full, since it takes any word to be in one account of 200.
+_FIRST, _MOST_PASSED = 2000, 1_000_000
+
+
+def _first(query: Select[Any], sort: str | None, *, cursor: str | None) -> Select[Any]:
+    if sort is None:
+        return newest_after(query, cursor).limit(_FIRST)
+    passed = 0 if cursor is None else decode_cursor(cursor)
+    return _in_order(query, sort).limit(_FIRST + 2 * min(passed, _MOST_PASSED))
+
+
+async def _page(
+    connection: AsyncConnection, query: Select[Any], *, sort: str | None, cursor: str | None, limit: int
+) -> Page[ListedUser]:
     if sort is None:
         return await page_by_time(connection, query, _listed, cursor=cursor, limit=limit)
-    query = query.order_by(ordered(_KEYS[sort.removeprefix("-")], sort), users.c.id)
-    return await page_by_offset(connection, query, _listed, cursor=cursor, limit=limit)
+    return await page_by_offset(connection, _in_order(query, sort), _listed, cursor=cursor, limit=limit)
 
 
-_KEYS: dict[str, Any] = {
-    "created_at": users.c.created_at,
-    "email": func.lower(users.c.email),
-    "current_credits": func.coalesce(user_credits.c.current_credits, 0),
-}
+def _in_order(query: Select[Any], sort: str) -> Select[Any]:
+    name = sort.removeprefix("-")
+    key = query.selected_columns[name]
+    return query.order_by(ordered(func.lower(key) if name == "email" else key, sort), query.selected_columns["id"])
+
+
 _OF_USER = frozenset(each.name for each in fields(User))
 _HAS = (subscriptions.c.user_id == users.c.id) & subscriptions.c.status.in_(CURRENT_STATUSES)
 _LISTED = (
@@ -69,7 +97,7 @@ _LISTED = (
         *columns(users, User),
         subscriptions.c.plan_id,
         subscriptions.c.status.label("subscription_status"),
-        _KEYS["current_credits"].label("current_credits"),
+        func.coalesce(user_credits.c.current_credits, 0).label("current_credits"),
     )
     .select_from(users.outerjoin(subscriptions, _HAS).outerjoin(user_credits, user_credits.c.user_id == users.c.id))
     .where(users.c.deleted_at.is_(None))
@@ -88,10 +116,14 @@ def _matching(wanted: UserFilter) -> Select[Any]:
             query = query.where(column == expected)
     if wanted.email is not None:
         query = query.where(has_email(wanted.email))
-    if wanted.words is not None:
-        sought = func.to_tsquery(literal_column("'simple'"), words_query(wanted.words))
-        query = query.where(literal_column(WORDS).op("@@")(sought))
     return query
+
+
+def _has_words(words: str) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = literal_column(WORDS).op("@@", is_comparison=True)(
+        func.to_tsquery(literal_column("'simple'"), words_query(words))
+    )
+    return condition
 
 
 def _listed(**row: Any) -> ListedUser:

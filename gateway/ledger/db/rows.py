@@ -53,15 +53,20 @@ async def page_by_time(
     limit: int,
 ) -> Page[T]:
     """The rows after `cursor`, newest first by (created_at, `key`), both of which the dataclass must name."""
-    created_at, tie = query.selected_columns["created_at"], query.selected_columns[key]
-    if cursor is not None:
-        query = query.where(tuple_(created_at, tie) < tuple_(*_time_and_id(cursor)))
-    rows = (await connection.execute(query.order_by(created_at.desc(), tie.desc()).limit(limit + 1))).all()
+    rows = (await connection.execute(newest_after(query, cursor, key=key).limit(limit + 1))).all()
     last = rows[limit - 1]._mapping if len(rows) > limit else None  # noqa: SLF001 - see `value`
     return Page(
         tuple(value(kind, row) for row in rows[:limit]),
         None if last is None else _cursor_at(last["created_at"], last[key]),
     )
+
+
+def newest_after(query: Select[Any], cursor: str | None, *, key: str = "id") -> Select[Any]:
+    """The query with its rows after `cursor`, newest first by (created_at, `key`). Raises InvalidCursor."""
+    created_at, tie = query.selected_columns["created_at"], query.selected_columns[key]
+    if cursor is not None:
+        query = query.where(tuple_(created_at, tie) < tuple_(*_time_and_id(cursor)))
+    return query.order_by(created_at.desc(), tie.desc())
 
 
 async def page_by_number(

@@ -104,6 +104,34 @@ async def test_users_are_listed_newest_first_by_cursor(connection: AsyncConnecti
     assert second.next_cursor is None
 
 
+@pytest.mark.parametrize("sort", [None, *user_lists.SORTABLE, "-email"])
+@pytest.mark.parametrize("first", [0, 3, 2000])
+@pytest.mark.parametrize("limit", [2, 9])
+async def test_users_with_a_word_are_listed_whole_wherever_they_are_found(
+    connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch, first: int, limit: int, sort: str | None
+) -> None:
+    monkeypatch.setattr(user_lists, "_FIRST", first)
+    made = [
+        await users.create(connection, f"w{number}@words.example", company="Lumen Labs" if number % 3 else None)
+        for number in range(8)
+    ]
+    wanted = user_lists.UserFilter(words="lumen", status=AccountStatus.ACTIVE)
+    listed: list[users.User] = []
+    cursor = None
+    while True:
+        page = await user_lists.list_users(connection, wanted, sort=sort, cursor=cursor, limit=limit)
+        listed += [each.user for each in page.data]
+        if (cursor := page.next_cursor) is None:
+            break
+
+    with_the_word = [user for user in made if user.company]
+    assert len(listed) == len({user.id for user in listed}) == len(with_the_word)
+    unordered = sorted(with_the_word, key=lambda user: (user.created_at, user.id), reverse=True)
+    assert (listed if sort is None else sorted(listed, key=unordered.index)) == unordered
+    if sort is not None and "email" in sort:
+        assert listed == sorted(with_the_word, key=lambda user: user.email, reverse=sort.startswith("-"))
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "====", "bm90IGE", "ü", "MjAyNi0wMS0wMXxub3BlIQ"])
 async def test_malformed_cursor_is_refused(connection: AsyncConnection, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
