@@ -71,6 +71,7 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
         "calls": await get("/usage", user_id=user_id, limit=_SHOWN),
         "payments": await get("/payments", user_id=user_id, limit=_SHOWN),
         "redemptions": await get("/coupon-redemptions", user_id=user_id, limit=_SHOWN),
+        "top_up": await get(f"/users/{user_id}/top-up"),
         "invoices": await get("/invoices", user_id=user_id, limit=_SHOWN),
         "history": await get("/audit-log", entity="user", entity_id=user_id, limit=_SHOWN),
         "plans": (await get("/plans"))["data"],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from gateway.api.account.billing import checkout, top_up
-from gateway.api.account.billing.top_up import TopUp, TopUpAgreement
+from gateway.api.account.billing.top_up import TopUpAgreement
+from gateway.api.selling.top_ups import TopUp
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
 from gateway.web.portal.customer import Customer

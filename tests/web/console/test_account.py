@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from uuid import uuid4
+from decimal import Decimal
+from uuid import UUID, uuid4
 
+from gateway.api.admin import AdminApi
+from gateway.ledger.payments import top_ups
+from policies.billing.payments import SavedCard
 from tests.web.console.operators import PORTAL_URL, Api, Browser
 
 HTML = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -30,6 +34,33 @@ async def test_refused_form_keeps_what_was_typed_and_says_why(root: Browser, api
     assert 'value="many"' in answer.text
     assert 'aria-invalid="true"' in answer.text
     assert (await api.get(f"/users/{user['id']}/credits"))["current_credits"] == 0
+
+
+async def test_top_up_shows_what_the_customer_agreed_to_and_why_it_stopped(
+    root: Browser, api: Api, admin: AdminApi
+) -> None:
+    user = await api.create_user()
+    path, user_id = f"/accounts/{user['id']}", UUID(user["id"])
+    assert "Automatic top-up" not in await root.get(path)
+    terms = {"provider": "stripe", "pack_id": "pack-100", "currency": "USD", "threshold": 50}
+    limits = {"price": Decimal("9.00"), "daily_limit": Decimal("20.00"), "monthly_limit": Decimal("100.00")}
+    async with admin.authenticator._database.transaction() as connection:
+        await top_ups.agree(connection, user_id, **terms, **limits)
+        await top_ups.record_setup(connection, user_id, checkout_id="cs_1")
+        await top_ups.record_card(connection, user_id, SavedCard("pm_1", "cus_1", "cs_1", "visa 4242"))
+        await top_ups.stop(connection, user_id, reason="The card was declined.")
+
+    shown = await root.get(path)
+    for part in (
+        "Automatic top-up",
+        "pack-100 for 9.00 USD",
+        "visa 4242",
+        "0.00 USD of 100.00 USD",
+        "The card was declined.",
+    ):
+        assert part in shown
+    found = await api.get(f"/users/{user['id']}/top-up")
+    assert (found["status"], found["threshold"], found["stopped_reason"]) == ("stopped", 50, "The card was declined.")
 
 
 async def test_plan_is_started_and_changed(root: Browser, api: Api) -> None:

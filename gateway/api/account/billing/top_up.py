@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from typing import cast
 from uuid import uuid4
 
 from fastapi import APIRouter
 from pydantic import Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.account.dependencies import DependenciesDep, Me
 from gateway.api.checkout import CheckoutService, CheckoutServiceDep, PaymentsNotConfigured, with_customer
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN
-from gateway.api.schemas.billing_records import Amount
 from gateway.api.schemas.fields import Line, PositiveCredits, Price
 from gateway.api.schemas.pages import RequestModel, ResponseModel
-from gateway.clock import now
+from gateway.api.selling.top_ups import TopUp, top_up_of
 from gateway.ledger.payments import top_ups
 from gateway.ledger.payments.provider_updates import apply_update, fetch_update
 from gateway.ledger.payments.top_ups import TopUpSettings
@@ -27,7 +23,7 @@ from gateway.payments.provider import CardProvider, Provider
 from policies.billing.money import fits, plain
 from policies.billing.payments import ObjectKind, ObjectRef
 from policies.billing.providers import PROVIDERS
-from policies.billing.top_ups import Spent, TopUpStatus
+from policies.billing.top_ups import TopUpStatus
 
 router = APIRouter(prefix="/me/top-up", tags=["billing"], responses=SIGNED_IN | PAID_FOR)
 
@@ -41,32 +37,6 @@ class TopUpAgreement(RequestModel):
     monthly_limit: Price = Field(examples=["100.00"], description="The most in a calendar month.")
 
 
-class LastTopUp(ResponseModel):
-    status: str = Field(description="pending, completed or failed")
-    amount: Amount
-    currency: str
-    error: str | None
-    created_at: datetime
-
-
-class TopUp(ResponseModel):
-    status: TopUpStatus = Field(
-        description="off; awaiting_card: no card is saved yet; on; stopped: it failed, or the card was removed"
-    )
-    pack: str | None
-    threshold: int | None
-    price: Amount | None = Field(description="Of the pack, as it was agreed to.")
-    currency: str | None
-    daily_limit: Amount | None
-    monthly_limit: Amount | None
-    spent_today: Amount
-    spent_this_month: Amount
-    card: str | None = Field(examples=["visa 4242"])
-    stopped_reason: str | None
-    stopped_at: datetime | None
-    last: LastTopUp | None
-
-
 class CardPage(ResponseModel):
     url: str = Field(description="The provider's page, where the card is saved. Nothing is paid there.")
 
@@ -74,7 +44,7 @@ class CardPage(ResponseModel):
 @router.get("", summary="Your automatic top-up")
 async def get_top_up(me: Me) -> TopUp:
     async with me.unit_of_work.read() as connection:
-        return await _shown(connection, me)
+        return await top_up_of(connection, me.id)
 
 
 @router.put("", summary="Agree to automatic top-ups", responses=CONFLICTS)
@@ -88,7 +58,7 @@ async def agree_to_top_up(body: TopUpAgreement, me: Me, checkout_service: Checko
         if limit < pack.price:
             raise Invalid(name, f"is less than the pack costs, {plain(pack.price)} {pack.currency}")
     async with me.unit_of_work.change() as change:
-        before = await _shown(change.connection, me)
+        before = await top_up_of(change.connection, me.id)
         await top_ups.agree(
             change.connection,
             me.id,
@@ -100,7 +70,7 @@ async def agree_to_top_up(body: TopUpAgreement, me: Me, checkout_service: Checko
             daily_limit=body.daily_limit,
             monthly_limit=body.monthly_limit,
         )
-        after = await _shown(change.connection, me)
+        after = await top_up_of(change.connection, me.id)
         await change.record("top_up.agree", "user", entity_id=me.id, before=before, after=after)
     return after
 
@@ -139,9 +109,9 @@ async def confirm_card(me: Me, dependencies: DependenciesDep, checkout_service: 
 async def turn_off_top_up(me: Me) -> TopUp:
     """And forget the card here. A payment that is under way is not called back."""
     async with me.unit_of_work.change() as change:
-        before = await _shown(change.connection, me)
+        before = await top_up_of(change.connection, me.id)
         await top_ups.turn_off(change.connection, me.id)
-        after = await _shown(change.connection, me)
+        after = await top_up_of(change.connection, me.id)
         await change.record("top_up.turn_off", "user", entity_id=me.id, before=before, after=after)
     return after
 
@@ -165,33 +135,3 @@ def _provider(checkout_service: CheckoutService) -> Provider:
     if not provider.traits.charges_saved_cards:
         raise PaymentsNotConfigured(f"{PROVIDERS[provider.name].title} charges no saved cards here.")
     return provider
-
-
-async def _shown(connection: AsyncConnection, me: Me) -> TopUp:
-    found = await top_ups.get_settings(connection, me.id)
-    last = await top_ups.find_last(connection, me.id)
-    spent = Spent(Decimal(0), Decimal(0)) if found is None else await top_ups.spent(connection, me.id, now=now())
-    agreed = None if found is None or found.status is TopUpStatus.OFF else found
-    return TopUp(
-        status=TopUpStatus.OFF if agreed is None else agreed.status,
-        pack=agreed and agreed.pack_id,
-        threshold=agreed and agreed.threshold,
-        price=agreed and agreed.price,
-        currency=agreed and agreed.currency,
-        daily_limit=agreed and agreed.daily_limit,
-        monthly_limit=agreed and agreed.monthly_limit,
-        spent_today=spent.today,
-        spent_this_month=spent.this_month,
-        card=agreed and agreed.payment_method,
-        stopped_reason=agreed and agreed.stopped_reason,
-        stopped_at=agreed and agreed.stopped_at,
-        last=None
-        if last is None
-        else LastTopUp(
-            status=last.status,
-            amount=last.price,
-            currency=last.currency,
-            error=last.error_message,
-            created_at=last.created_at,
-        ),
-    )

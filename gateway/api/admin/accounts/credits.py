@@ -14,6 +14,7 @@ from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.fields import FutureInstant, Line, PositiveCredits, Priority, SignedCredits
 from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
+from gateway.api.selling.top_ups import TopUp, top_up_of
 from gateway.ledger.credits import grants, movements
 
 router = APIRouter(prefix="/users/{user_id}", tags=["credits"], responses=UNKNOWN)
@@ -137,6 +138,14 @@ async def adjust_credits(user_id: UUID, body: Adjustment, unit_of_work: UnitOfWo
         adjusted = LedgerEntry.model_validate(entry)
         await change.record("credits.adjust", "user", entity_id=user_id, after=adjusted, reason=body.reason)
     return adjusted
+
+
+@router.get("/top-up", summary="A user's automatic top-up")
+async def get_top_up(user_id: UUID, unit_of_work: UnitOfWorkDep) -> TopUp:
+    """What the customer agreed to, what was charged by it, and why it stopped. Only the customer changes it."""
+    async with unit_of_work.read() as connection:
+        await existing_user(connection, user_id)
+        return await top_up_of(connection, user_id)
 
 
 @router.get("/ledger", summary="Every movement of a user's credits, newest first")
