@@ -123,9 +123,9 @@ class Guard(NamedTuple):
 _RUNNING = problem_of("`idempotency_in_progress`: a request with this Idempotency-Key is still running")
 
 
-def application(title: str, description: str) -> FastAPI:
-    """An API without operations, whose documents are those of `install`. It refuses bodies that no operation reads."""
-    return FastAPI(
+def application(title: str, description: str, operations: APIRouter) -> FastAPI:
+    """An API of these operations, whose documents are those of `install`."""
+    app = FastAPI(
         title=title,
         version="1",
         description=description,
@@ -133,9 +133,17 @@ def application(title: str, description: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(refuse_ignored_body)],
     )
+    app.router.routes.extend(operations.routes)
+    return app
+
+
+def no_operations() -> APIRouter:
+    """To include operations in. They refuse bodies that no operation reads.
+
+    FastAPI takes a quarter of a second to analyse all of an API, so applications of one process share them.
+    """
+    return APIRouter(generate_unique_id_function=lambda route: route.name, dependencies=[Depends(refuse_ignored_body)])
 
 
 def install(app: FastAPI, *, guard: Guard | None) -> None:

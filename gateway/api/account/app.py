@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from functools import cache
 from types import ModuleType
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Scope
 
 from gateway.api import error_responses, openapi, problem_pages
@@ -118,12 +119,9 @@ def account_dependencies(
 
 def build_account(dependencies: AccountDependencies, *, checkout_service: CheckoutService | None = None) -> ASGIApp:
     """The ASGI application."""
-    app = openapi.application("Gateway account API", openapi.ACCOUNT)
+    app = openapi.application("Gateway account API", openapi.ACCOUNT, _operations())
     app.state.dependencies = dependencies
     app.state.checkout_service = checkout_service or CheckoutService()
-    app.include_router(problem_pages.router)
-    for module in ENDPOINTS:
-        app.include_router(module.router, responses=openapi.COMMON)
     error_responses.install(app)
     openapi.install(app, guard=None)
     authenticator = Authenticator(
@@ -143,6 +141,15 @@ def build_account(dependencies: AccountDependencies, *, checkout_service: Checko
         is_detached=_is_detached,
     )
     return _filtered(app, idempotent, authenticator, meter=dependencies.meter)
+
+
+@cache
+def _operations() -> APIRouter:
+    operations = openapi.no_operations()
+    operations.include_router(problem_pages.router)
+    for module in ENDPOINTS:
+        operations.include_router(module.router, responses=openapi.COMMON)
+    return operations
 
 
 def _takes_key(scope: Scope) -> bool:

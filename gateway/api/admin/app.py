@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -135,7 +136,7 @@ def build_admin(
     Sessions of the portal at `portal_url` lead back to `return_origins`, or anywhere where there are none. Exports are
     files in `export_dir`.
     """
-    app = openapi.application("Gateway admin API", openapi.ADMIN)
+    app = openapi.application("Gateway admin API", openapi.ADMIN, _operations())
     unit_of_work = UnitOfWork(database, ChangePublisher(publish), actor=ROOT)
     app.state.dependencies = AdminDependencies(
         unit_of_work=unit_of_work,
@@ -156,8 +157,6 @@ def build_admin(
     app.state.usage_exports = usage_exports.UsageExports(export_dir)
     app.state.replay_runs = replays.runs_of_process()
     app.state.checkout_service = checkout_service or CheckoutService()
-    for router in (health.router, problem_pages.router, _admin_v1()):
-        app.include_router(router)
     error_responses.install(app)
     openapi.install(app, guard=GUARD)
     idempotent = IdempotencyMiddleware(
@@ -208,8 +207,12 @@ def _is_detached(path: str) -> bool:
     return path.removeprefix(PREFIX).partition("/")[0] in _DETACHED
 
 
-def _admin_v1() -> APIRouter:
-    router = APIRouter(prefix="/admin/v1", responses=openapi.GUARDED | openapi.SCOPED)
+@cache
+def _operations() -> APIRouter:
+    below_prefix = APIRouter(prefix="/admin/v1", responses=openapi.GUARDED | openapi.SCOPED)
     for module in ENDPOINTS:
-        router.include_router(module.router)
-    return router
+        below_prefix.include_router(module.router)
+    operations = openapi.no_operations()
+    for router in (health.router, problem_pages.router, below_prefix):
+        operations.include_router(router)
+    return operations
