@@ -99,8 +99,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileSch
     return FileScheduling(config, log)
 
 
+def pytest_collection() -> None:
+    """Whatever is collected stays, so nothing is looked for in it."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Leaves the thousands of collected tests out of garbage collections, which take most of the time else."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

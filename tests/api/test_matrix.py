@@ -24,6 +24,7 @@ WRITES = {
     "refunds": "billing:write",
     "webhook-events": "billing:write",
     "reconcile": "admin:write",
+    "imports": "admin:write",
     "admin-tokens": "admin:write",
     "portal-sessions": "admin:write",
     "usage": "read",  # an export reads

@@ -143,7 +143,7 @@ class Site:
                 self.refused_since.pop(account.user_id, None)
             if answer.status_code == 200 and counts:
                 served.calls[account.user_id].append(answer.headers["x-request-id"])
-            await asyncio.sleep(random.uniform(0, 0.03))
+            await asyncio.sleep(random.uniform(0, 0.08))
 
     async def grant(self, account: Account, amount: int) -> None:
         await self.first.grant_credits(account, amount)
