@@ -19,6 +19,7 @@ MODULES = (
     "reports",
     "pages beside",
     "workers",
+    "scale",
     "overhead",
     "refusal_cost",
     "ai_calls",

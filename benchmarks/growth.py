@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import secrets
 import statistics
 import sys
 import tempfile
@@ -23,12 +22,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import redis
 
+from benchmarks.accounts import add_accounts
 from benchmarks.machine import allow_many_files, describe
 from benchmarks.peers import nginx, ours
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.load import Case, Sample, drive
 from gateway.meter.keys import account_keys, partition_of
-from policies.access import keys as key_policy
 
 ROUNDS = 5
 SECONDS = 4
@@ -140,40 +139,14 @@ def _gateway(folder: Path, upstream: int, name: str, *, routes: int = 0) -> Iter
 
 async def _make_accounts(data: dict[str, str], count: int) -> list[str]:
     """Accounts on the plan of the first one, all in PostgreSQL and, if silent, in Redis; gives the keys that call."""
-    pepper = _pepper(Path(data["data_dir"]))
     users = [uuid4() for _ in range(count)]
-    secret_keys = [key_policy.compose("gw", secrets.token_bytes(32)) for _ in range(min(CALLING, count))]
     connection = await asyncpg.connect(data["database_url"])
     try:
-        await connection.copy_records_to_table(
-            "users", columns=("id", "email"), records=((user, f"{user}@example.com") for user in users)
-        )
-        await connection.copy_records_to_table(
-            "user_credits",
-            columns=("user_id", "current_credits"),
-            records=((user, 10**12) for user in users),
-        )
-        await connection.execute(
-            """INSERT INTO subscriptions
-                      (id, user_id, plan_id, plan_version, status, period_anchor, current_period_start,
-                       current_period_end)
-               SELECT gen_random_uuid(), u.id, s.plan_id, s.plan_version, 'active', now(), now(),
-                      now() + interval '1 month'
-                 FROM users u, (SELECT plan_id, plan_version FROM subscriptions WHERE plan_id = 'ok' LIMIT 1) s
-                WHERE NOT EXISTS (SELECT FROM subscriptions o WHERE o.user_id = u.id)"""
-        )
-        await connection.copy_records_to_table(
-            "api_keys",
-            columns=("id", "user_id", "prefix", "last4", "key_hash"),
-            records=(
-                (uuid4(), user, key.prefix, key.last4, key_policy.digest(key.secret.encode(), pepper))
-                for user, key in zip(users, secret_keys, strict=False)
-            ),
-        )
+        keys = await add_accounts(connection, users, pepper=_pepper(Path(data["data_dir"])), calling=CALLING)
     finally:
         await connection.close()
     _stand_silent(data["redis_url"], users[CALLING:])
-    return [key.secret for key in secret_keys]
+    return keys
 
 
 def _stand_silent(url: str, users: Sequence[UUID]) -> None:
