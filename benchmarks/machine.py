@@ -55,6 +55,10 @@ class Family:
         """User and system time so far, of those that still live."""
         return sum(map(_cpu_seconds, self.pids))
 
+    def waited_seconds(self) -> float:
+        """How long those that still live were ready to run and had no core."""
+        return sum(int(_lines(f"/proc/{pid}/schedstat")[0].split()[1]) for pid in self.pids) / 1e9
+
     def resident_bytes(self) -> int:
         """Memory of those that still live, in bytes; a page that several share is split between them (PSS)."""
         return sum(map(_resident_bytes, self.pids))

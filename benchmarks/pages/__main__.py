@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.machine import describe
 from benchmarks.pages import beside, dataset
 from benchmarks.pages.timing import time_pages
+from benchmarks.pages.visitors import READING_SECONDS
 from gateway.embedded.stores import Stores
 from gateway.ledger.db import schema
 
@@ -29,6 +30,8 @@ def main() -> None:
     visiting.add_argument("--people", type=int, default=20)
     visiting.add_argument("--rounds", type=int, default=5)
     visiting.add_argument("--seconds", type=int, default=8)
+    visiting.add_argument("--reading-seconds", type=float, default=READING_SECONDS)
+    visiting.add_argument("--apart", action="store_true", help="calls have a core of their own")
     given = parser.parse_args()
     print(describe(), flush=True)
     if given.command == "fill":
@@ -36,7 +39,13 @@ def main() -> None:
     elif given.command == "time":
         asyncio.run(_time(given.folder))
     else:
-        beside.measure(people=given.people, rounds=given.rounds, seconds=given.seconds)
+        beside.measure(
+            people=given.people,
+            rounds=given.rounds,
+            seconds=given.seconds,
+            reading_seconds=given.reading_seconds,
+            is_apart=given.apart,
+        )
 
 
 async def _fill(folder: Path, *, accounts: int, calls: int) -> None:
