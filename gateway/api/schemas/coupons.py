@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from pydantic import Field
@@ -29,6 +31,9 @@ class Coupon(ResponseModel):
     expires_at: datetime | None
     is_active: bool
     redeemed: int = Field(description="How often it was used.")
+    discounts: dict[str, Amount] = Field(
+        description="By currency, off the payments it was entered for; later periods of a plan are not in it."
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -54,5 +59,5 @@ class Redemption(OwnRedemption):
     checkout_id: UUID
 
 
-def coupon_of(row: coupons.Coupon, *, redeemed: int) -> Coupon:
-    return Coupon.model_validate({**asdict(row), "redeemed": redeemed})
+def coupon_of(row: coupons.Coupon, *, redeemed: int, discounts: Mapping[str, Decimal]) -> Coupon:
+    return Coupon.model_validate({**asdict(row), "redeemed": redeemed, "discounts": dict(discounts)})

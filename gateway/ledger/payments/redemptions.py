@@ -174,6 +174,20 @@ async def count_redeemed(connection: AsyncConnection, coupon_ids: tuple[UUID, ..
     return {each: found.get(each, 0) for each in coupon_ids}
 
 
+async def sum_discounts(connection: AsyncConnection, coupon_ids: tuple[UUID, ...]) -> dict[UUID, dict[str, Decimal]]:
+    """What each took off the payments that it was entered for, by currency; not off those of a plan's later periods."""
+    query = (
+        select(_redemption.coupon_id, _redemption.currency, func.sum(_redemption.discount).label("discount"))
+        .where(_redemption.coupon_id.in_(coupon_ids), _redemption.status == "redeemed", _redemption.discount > 0)
+        .group_by(_redemption.coupon_id, _redemption.currency)
+        .order_by(_redemption.currency)
+    )
+    found: dict[UUID, dict[str, Decimal]] = {each: {} for each in coupon_ids}
+    for row in await connection.execute(query):
+        found[row.coupon_id][row.currency] = row.discount
+    return found
+
+
 async def _count(
     connection: AsyncConnection,
     coupon: Coupon,

@@ -85,6 +85,8 @@ async def test_coupon_is_passed_on_and_takes_off_what_it_says(
         (remote,) = fake_stripe.list_all("coupon")
         assert told.items() <= remote.items()
         assert await statuses(stripe_stack, user) == ["reserved"]
+        async with stripe_stack.database.read() as connection:
+            assert await redemptions.sum_discounts(connection, (coupon.id,)) == {coupon.id: {}}
         fake_stripe.pay_checkout(await session_of(stripe_stack, begun.json()["checkout_id"]))
         for _ in range(2):
             await deliver_all(stripe_stack, fake_stripe)
@@ -92,7 +94,9 @@ async def test_coupon_is_passed_on_and_takes_off_what_it_says(
         assert (str(row.amount), row.credits_awarded) == (paid, 1000)
         async with stripe_stack.database.read() as connection:
             (revenue,) = await money.revenue(connection, month_of(now()))
+            taken_off = await redemptions.sum_discounts(connection, (coupon.id,))
         assert str(revenue.net) == paid, "revenue is what was paid"
+        assert taken_off == {coupon.id: {"USD": Decimal("29.99") - Decimal(paid)}}
         assert await statuses(stripe_stack, user) == ["redeemed"]
         listed = (await client.get("/me/coupons")).json()["data"]
     assert [(each["code"], each["status"]) for each in listed] == [(coupon.code, "redeemed")]

@@ -338,6 +338,8 @@ async def test_coupon_is_made_seen_and_disabled(root: Browser, api: Api) -> None
     assert "2.50 USD off" in made
     coupon = next(each for each in (await api.get("/coupons"))["data"] if each["code"] == code)
     assert (coupon["max_redemptions"], coupon["once_per_account"], coupon["plans"]) == (7, True, None)
+    assert (coupon["redeemed"], coupon["discounts"]) == (0, {})
+    assert "Taken off" in made
     disabled = await root.follow(await root.submit(f"/coupons/{coupon['id']}"))
     assert f"{code} is disabled" in disabled
     assert "Enable it" in disabled

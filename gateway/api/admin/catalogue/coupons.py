@@ -100,7 +100,7 @@ class RedemptionQuery(PageQuery):
 async def create_coupon(body: NewCoupon, unit_of_work: UnitOfWorkDep, checkout_service: CheckoutServiceDep) -> Coupon:
     async with unit_of_work.change() as change:
         await _check_sold(change.connection, checkout_service, plan_ids=body.plans or (), pack_ids=body.packs or ())
-        created = coupon_of(await coupons.create(change.connection, **body.model_dump()), redeemed=0)
+        created = coupon_of(await coupons.create(change.connection, **body.model_dump()), redeemed=0, discounts={})
         await change.record("coupons.create", "coupon", entity_id=created.id, after=created)
     return created
 
@@ -109,8 +109,10 @@ async def create_coupon(body: NewCoupon, unit_of_work: UnitOfWorkDep, checkout_s
 async def list_coupons(query: Annotated[PageQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Coupon]:
     async with unit_of_work.read() as connection:
         page = await coupons.list_coupons(connection, cursor=query.cursor, limit=query.limit)
-        redeemed = await redemptions.count_redeemed(connection, tuple(each.id for each in page.data))
-    return page_of(page, lambda each: coupon_of(each, redeemed=redeemed[each.id]))
+        ids = tuple(each.id for each in page.data)
+        redeemed = await redemptions.count_redeemed(connection, ids)
+        discounts = await redemptions.sum_discounts(connection, ids)
+    return page_of(page, lambda each: coupon_of(each, redeemed=redeemed[each.id], discounts=discounts[each.id]))
 
 
 @router.get("/coupons/{coupon_id}", summary="Get a coupon", responses=UNKNOWN)
@@ -151,7 +153,9 @@ async def list_redemptions(
 
 
 async def _shown(connection: AsyncConnection, row: coupons.Coupon) -> Coupon:
-    return coupon_of(row, redeemed=(await redemptions.count_redeemed(connection, (row.id,)))[row.id])
+    redeemed = await redemptions.count_redeemed(connection, (row.id,))
+    discounts = await redemptions.sum_discounts(connection, (row.id,))
+    return coupon_of(row, redeemed=redeemed[row.id], discounts=discounts[row.id])
 
 
 async def _check_sold(
