@@ -119,6 +119,11 @@ JOURNAL_POISON = Counter(
 ARCHIVE_FAILURES = Counter(
     "gateway_usage_archive_failures", "Months that could not be archived, and so were not dropped."
 )
+USAGE_SINK_LAG = Gauge(
+    "gateway_usage_sink_lag_seconds",
+    "Seconds since the end of the oldest hour whose usage the sink lacks; 0 if it lacks none that is due.",
+    multiprocess_mode="livemostrecent",
+)
 RECONCILE_DIFFERENCE = Gauge(
     "gateway_reconcile_difference_credits",
     "Credits by which the books disagree, over all accounts, at the last reconciliation.",

@@ -22,7 +22,7 @@ from gateway.ledger.audit import audit_log
 from gateway.ledger.db import bulk_copy, month_partitions, schema
 from gateway.ledger.db.bulk_copy import TableColumns
 from gateway.ledger.db.session import Database
-from gateway.ledger.usage import journal_offsets, meter_epochs
+from gateway.ledger.usage import journal_offsets, meter_epochs, sink_hours
 from gateway.workers.usage.entry_writing import Entries, PartitionEntry, Written, write_valid
 from policies.usage.account_load import id_order
 from policies.usage.epochs import next_number
@@ -77,6 +77,7 @@ async def restore(
         await schema.upgrade_within(connection, revision)
         rows, skipped = await _load(connection, backup)
         newest = await schema.upgrade_within(connection)
+        await sink_hours.forget(connection)  # its files may be those of a later moment
         journal_rows = await _write_journal(connection, backup)
         await _begin_epochs(connection, partitions)
         await peppers.check(connection, keys)

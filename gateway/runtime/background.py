@@ -32,6 +32,7 @@ from gateway.workers.usage.archives import ArchiveFolder
 from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import NightlyReconciliation, Reconciler
 from gateway.workers.usage.retention import MonthPartitionWorker, RetentionWorker
+from gateway.workers.usage.sink import UsageSink
 from gateway.workers.usage.store_watch import PostgresEpochRegister, StoreWatch
 from gateway.workers.usage.usage_writer import GatheringWriter, UsageWriter
 
@@ -73,10 +74,16 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
             yield
 
 
-def _retention(config: Config, database: Database, journal: Journal) -> tuple[RetentionWorker, ...]:
-    months, folder = config.usage.keep_months, config.usage.archive
-    archive = None if folder is None else ArchiveFolder(folder, config.usage.archive_format)
-    return () if months is None else (RetentionWorker(database, journal, keep_months=months, archive=archive),)
+def _retention(config: Config, database: Database, journal: Journal) -> tuple[Worker, ...]:
+    usage = config.usage
+    sinks = () if usage.sink is None else (UsageSink(database, usage.sink),)
+    if usage.keep_months is None:
+        return sinks
+    archive = None if usage.archive is None else ArchiveFolder(usage.archive, usage.archive_format)
+    worker = RetentionWorker(
+        database, journal, keep_months=usage.keep_months, archive=archive, has_sink=usage.sink is not None
+    )
+    return (*sinks, worker)
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from gateway.ledger.audit import audit_chain, audit_log
 from gateway.ledger.db import bulk_copy, month_partitions, schema
 from gateway.ledger.db.month_partitions import MonthPartition
 from gateway.ledger.db.session import Database
+from gateway.ledger.usage import sink_hours
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
@@ -135,6 +136,18 @@ async def test_restored_database_is_the_same_row_by_row(
     # Nothing was lost, so nothing but the name of the epochs shows that PostgreSQL is another one.
     assert set((await a_meter(backend, database).rebuild([])).values()) == {str(Agreement.REDIS_BEHIND)}
     await assert_books_agree(database, backend)
+
+
+async def test_restored_database_is_copied_to_its_sink_once_more(
+    backend: Backend, empty_database: NewDatabase, tmp_path: Path
+) -> None:
+    async with backend.database.transaction() as connection:
+        assert await sink_hours.renew(connection)
+    await back_up(backend.database, backend.journal, tmp_path / "backup")
+    database = await empty_database()
+    await restored(tmp_path / "backup", database)
+    async with database.transaction() as connection:
+        assert await sink_hours.renew(connection)
 
 
 async def test_restored_database_has_each_call_of_the_journal_once(

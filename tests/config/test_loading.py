@@ -168,7 +168,14 @@ def test_parquet_archives_need_their_extra(
     assert load_text(written).usage.archive_format == "parquet"
     assert "must be" in str(problems_of("usage: {archive_format: orc}"))
     monkeypatch.setattr("gateway.config.operation.records.find_spec", lambda name: None)  # noqa: ARG005 - as it is called
-    assert "needs the extra `parquet`" in str(problems_of(written))
+    assert "archive_format needs the extra `parquet`" in str(problems_of(written))
+    assert "sink needs the extra `parquet`" in str(problems_of("usage: {sink: usage}"))
+
+
+def test_sink_of_usage_is_a_folder_and_off_by_default(load_text: Load, problems_of: Problems) -> None:
+    assert load_text("").usage.sink is None
+    assert load_text("usage: {sink: usage}").usage.sink == Path("usage").absolute()
+    assert "mount a bucket" in str(problems_of("usage: {sink: 's3://bucket/usage'}"))
 
 
 def test_both_listeners_may_leave_the_port_to_the_kernel(load_text: Load) -> None:

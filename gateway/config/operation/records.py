@@ -56,9 +56,16 @@ class Usage:
         Kind("`csv` or `parquet`"),
         about("Format of the archives: gzip files of CSV, or Parquet, which needs the extra `parquet`."),
     ] = "csv"
+    sink: Annotated[
+        Path | None,
+        BeforeValidator(_folder),
+        Kind("path of a folder"),
+        about("Folder that the worker keeps a copy of all usage in, as Parquet by hour; needs the extra `parquet`."),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.archive is not None and self.keep_months is None:
             raise ValueError("archive needs keep_months: only months that are dropped are archived")
-        if self.archive_format == "parquet" and find_spec("pyarrow") is None:
-            raise ValueError("parquet needs the extra `parquet`: pip install 'metering-gateway[parquet]'")
+        needs_parquet = "sink" if self.sink is not None else "archive_format" if self.archive_format != "csv" else None
+        if needs_parquet and find_spec("pyarrow") is None:
+            raise ValueError(f"{needs_parquet} needs the extra `parquet`: pip install 'metering-gateway[parquet]'")

@@ -10,7 +10,9 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.clock import now
 from gateway.ledger.db import month_partitions
+from gateway.ledger.db.bulk_copy import Write
 from gateway.ledger.db.month_partitions import MonthPartition
 
 ArchiveFormat = Literal["csv", "parquet"]
@@ -72,7 +75,9 @@ class ArchiveFolder:
         drafts = {each: self._folder / f"{partition.name}.{each}.part" for each in _SUFFIX}
         draft = drafts[self._format]
         try:
-            rows, content = await self._export(connection, partition, drafts["csv"])
+            rows, content = await export_gzip(
+                drafts["csv"], partial(month_partitions.export_csv, connection, partition)
+            )
             await asyncio.to_thread(_verify, drafts["csv"], content)
             stem = self._free_name(partition.name, content)
             if (present := self._read(stem)) is not None:
@@ -98,24 +103,6 @@ class ArchiveFolder:
             for each in drafts.values():
                 each.unlink(missing_ok=True)
         return archive
-
-    async def _export(self, connection: AsyncConnection, partition: MonthPartition, draft: Path) -> tuple[int, str]:
-        """Gives the number of rows, and the hash of the CSV. Threads compress and write, so no other worker waits."""
-        hashed = hashlib.sha256()
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw:
-            # Without name and time, so that the same rows make the same file.
-            with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as compressed:
-
-                def take(data: bytes) -> None:
-                    hashed.update(data)
-                    compressed.write(data)
-
-                async def write(data: bytes) -> None:
-                    await asyncio.to_thread(take, data)
-
-                rows = await month_partitions.export_csv(connection, partition, write)
-            await asyncio.to_thread(_flush, raw)
-        return rows, hashed.hexdigest()
 
     def _free_name(self, name: str, content: str) -> str:
         """The name of the archive with this content, else the first that no complete archive has.
@@ -149,6 +136,28 @@ class ArchiveFolder:
             os.fsync(descriptor)  # the names, so that they outlast a loss of power as the dropped month does
         finally:
             os.close(descriptor)
+
+
+async def export_gzip(path: Path, export: Callable[[Write], Awaitable[int]]) -> tuple[int, str]:
+    """Writes what is exported to a gzip file and flushes it; gives the number of rows, and the hash of the content.
+
+    Threads compress and write, so no other worker waits. Raises OSError.
+    """
+    hashed = hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw:
+        # Without name and time, so that the same rows make the same file.
+        with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as compressed:
+
+            def take(data: bytes) -> None:
+                hashed.update(data)
+                compressed.write(data)
+
+            async def write(data: bytes) -> None:
+                await asyncio.to_thread(take, data)
+
+            rows = await export(write)
+        await asyncio.to_thread(_flush, raw)
+    return rows, hashed.hexdigest()
 
 
 def _flush(raw: BinaryIO) -> None:

@@ -13,6 +13,7 @@ from gateway.ledger.audit import audit_log
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.month_partitions import MonthPartition
 from gateway.ledger.db.session import Database
+from gateway.ledger.usage import sink_hours
 from gateway.meter.journal import Journal
 from gateway.workers.usage.archives import Archive, ArchiveFailed, ArchiveFolder
 
@@ -45,7 +46,7 @@ class RetentionWorker:
     """Drops months before the last `keep_months`; with an `archive` it exports each of them before.
 
     A month stays while the journal has an entry of it: the entry's row prevents a second charge. It stays, too, while
-    it has no complete archive.
+    it has no complete archive, and with `has_sink` while the sink lacks rows of it.
     """
 
     idle_seconds = 3600.0
@@ -57,12 +58,14 @@ class RetentionWorker:
         *,
         keep_months: int,
         archive: ArchiveFolder | None = None,
+        has_sink: bool = False,
         now: Callable[[], datetime] = clock.now,
     ) -> None:
         self._database = database
         self._journal = journal
         self._keep_months = keep_months
         self._archive = archive
+        self._has_sink = has_sink
         self._now = now
 
     async def run_once(self) -> int:
@@ -73,6 +76,9 @@ class RetentionWorker:
         if backlog.entries and now - timedelta(seconds=backlog.oldest_seconds) < kept_from + MARGIN:
             log.error("usage_not_dropped", reason="the journal holds entries as old", oldest_s=backlog.oldest_seconds)
             return 0
+        if self._has_sink and await self._is_sink_behind(kept_from):
+            log.error("usage_not_dropped", reason="the sink lacks rows as old")
+            return 0
         if self._archive is not None:
             return await self._archive_and_drop(self._archive, kept_from)
         async with self._database.transaction() as connection:
@@ -81,6 +87,11 @@ class RetentionWorker:
             for partition in ended:
                 await self._record(connection, partition, None)
         return len(ended)
+
+    async def _is_sink_behind(self, kept_from: datetime) -> bool:
+        async with self._database.read() as connection:
+            ended = await month_partitions.list_ended(connection, kept_from)
+            return bool(ended) and await sink_hours.is_behind(connection, kept_from)
 
     async def _archive_and_drop(self, folder: ArchiveFolder, kept_from: datetime) -> int:
         """A failure is logged and counted, and tried again in an hour: an export may take minutes."""

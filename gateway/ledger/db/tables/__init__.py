@@ -50,6 +50,8 @@ from gateway.ledger.db.tables.usage import (
     outbox,
     refused_requests,
     usage_hours,
+    usage_sink_changes,
+    usage_sinks,
     usage_tracking,
 )
 
@@ -108,6 +110,8 @@ __all__ = [
     "usage_hours",
     "usage_months",
     "usage_reports",
+    "usage_sink_changes",
+    "usage_sinks",
     "usage_tracking",
     "user_credits",
     "users",

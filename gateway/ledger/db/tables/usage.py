@@ -127,6 +127,23 @@ usage_hours = Table(
     comment="Sums of usage_tracking by hour, which its triggers keep; they stay when its months are dropped",
 )
 
+usage_sinks = Table(
+    "usage_sinks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    moment("expires_at", nullable=False, comment="Changes are marked until then"),
+    comment="The sink of usage, while a worker keeps it",
+)
+
+usage_sink_changes = Table(
+    "usage_sink_changes",
+    metadata,
+    serial_column(),
+    moment("hour", nullable=False),
+    Index("ix_usage_sink_changes_hour", "hour"),
+    comment="Hours whose rows of usage_tracking the sink lacks; triggers add them",
+)
+
 analysis_history = Table(
     "analysis_history",
     metadata,

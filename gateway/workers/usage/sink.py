@@ -1,0 +1,102 @@
+"""Copies usage to a folder of Parquet files, one for each hour, in which each row is once.
+
+The file of an hour is made of all its rows, and replaced whenever one of them is added or changed: by a late
+settlement, a correction, an erasure. One transaction takes the marks of the hour and reads its rows; it commits once
+the file is on disk under its name. A crash before that leaves the marks, and the file is made once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from gateway import metrics
+from gateway.ledger.db.session import Database
+from gateway.ledger.usage import sink_hours
+from gateway.workers.usage.archives import export_gzip
+
+HOURS_PER_RUN = 24
+
+_DRAFTS = ".draft-"
+
+log = structlog.get_logger(__name__)
+
+
+class UsageSink:
+    """The worker that keeps the folder. Any number may run, one at a time writes. Needs the extra `parquet`."""
+
+    idle_seconds = 60.0
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+
+    async def run_once(self) -> int:
+        """Gives how many hours it wrote; 0 if none remains, or the folder cannot be written."""
+        async with self._database.transaction() as connection:
+            if await sink_hours.renew(connection):
+                log.info("usage_sink_begun", folder=str(self._folder))
+        async with self._database.read() as connection:
+            hours = await sink_hours.list_due(connection, limit=HOURS_PER_RUN)
+        try:
+            written = [hour for hour in hours if await self._copy(hour)]
+        except OSError as error:
+            log.error("usage_sink_failed", folder=str(self._folder), reason=error.strerror or str(error))
+            written = []
+        async with self._database.read() as connection:
+            metrics.USAGE_SINK_LAG.set(await sink_hours.lag_seconds(connection))
+        return len(written) if len(written) == HOURS_PER_RUN else 0
+
+    async def _copy(self, hour: datetime) -> bool:
+        """False if another process writes. Raises OSError, and nothing is changed but the file, which is complete."""
+        async with self._database.transaction() as connection:
+            if not await sink_hours.claim(connection, hour):
+                return False
+            drafts = await asyncio.to_thread(self._make_drafts)
+            try:
+                rows, _ = await export_gzip(drafts / "csv", partial(sink_hours.export_csv, connection, hour))
+                if rows:
+                    in_month = await sink_hours.has_partition(connection, hour)
+                    await asyncio.to_thread(self._publish, drafts, hour, in_month=in_month)
+            finally:
+                shutil.rmtree(drafts, ignore_errors=True)
+        return True
+
+    def _make_drafts(self) -> Path:
+        """A new folder, the only one: a process that lost its connection, and the lock, can publish nothing more."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for other in self._folder.glob(f"{_DRAFTS}*"):
+            shutil.rmtree(other)
+        drafts = self._folder / f"{_DRAFTS}{secrets.token_hex(8)}"
+        drafts.mkdir(mode=0o700)
+        return drafts
+
+    def _publish(self, drafts: Path, hour: datetime, *, in_month: bool) -> None:
+        """Rows that came after their month was dropped get a file beside the one of the hour, which stays."""
+        from gateway.workers.usage import parquet  # here, since it needs an extra
+
+        parquet.convert(drafts / "csv", drafts / "parquet", "usage_tracking")
+        folder = self._folder / f"date={hour.astimezone(UTC):%Y-%m-%d}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        name = f"usage-{hour.astimezone(UTC):%H}"
+        beside = folder / f"{name}-default.parquet"
+        (drafts / "parquet").replace(folder / f"{name}.parquet" if in_month else beside)
+        if in_month:
+            beside.unlink(missing_ok=True)
+        _sync_names(folder)
+        _sync_names(self._folder)
+
+
+def _sync_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
