@@ -75,22 +75,25 @@ def split(head: bytes, start: int) -> list[bytes]:
     return head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
 
 
-def vary(lines: Sequence[bytes], last_lines: Sequence[bytes], last: Sequence[Header]) -> list[Header] | None:
-    """The headers of lines that differ from the last ones in VARYING fields only; None for any other lines.
+def vary(
+    lines: Sequence[bytes], last_lines: Sequence[bytes], last: Sequence[Header], last_varying: dict[bytes, bytes]
+) -> tuple[list[Header], dict[bytes, bytes]] | None:
+    """The headers, and the VARYING ones by name, of lines that differ from the last ones in those only; else None.
 
-    `last` are the headers of the last lines, one of each.
+    `last` are the headers of the last lines, one of each, and `last_varying` those of VARYING.
     """
     if len(lines) != len(last_lines) or not lines:
         return None
-    headers = list(last)
+    headers, found = list(last), last_varying.copy()
     for place, line in enumerate(lines):
         if line != last_lines[place]:
             name = headers[place][0]
             end = len(name) + 1
             if name not in VARYING or line[:end].lower() != name + b":" or has_control(line[end:]):
                 return None
-            headers[place] = name, line[end:].strip(b" \t")
-    return headers
+            found[name] = value = line[end:].strip(b" \t")
+            headers[place] = name, value
+    return headers, found
 
 
 def varying(headers: Sequence[Header]) -> dict[bytes, bytes] | None:

@@ -8,7 +8,7 @@ beside Transfer-Encoding. `Upgrade` is ignored, as RFC 9110 section 7.8 lets a s
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gateway.http.fields import TOKEN, Header, list_members
 from gateway.http.framing import is_chunked, is_content_length
@@ -86,9 +86,10 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
     raw_path, _, query = target.partition(b"?")
     block, lines = head[line.end() :], request_fields.split(head, line.end())
     if last is not None and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
-        repeated = last if block == last.block else _vary(last, lines, block)
-        if repeated is not None:
-            return RequestHead(_if_short(head), method.decode(), raw_path, query, *repeated[4:])
+        if block == last.block:
+            return RequestHead(_if_short(head), method.decode(), raw_path, query, *last[4:])
+        if (varied := _vary(last, lines, block)) is not None:
+            return RequestHead(_if_short(head), method.decode(), raw_path, query, *varied)
     found = request_fields.parse(lines, MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
     if target[0] != 0x2F:
@@ -113,18 +114,20 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
     )
 
 
-def _vary(last: RequestHead, lines: list[bytes], block: bytes) -> RequestHead | None:
-    """The head with other VARYING fields than the last one, under the same request line; None where more differs."""
-    headers = request_fields.vary(lines, last.lines, last.headers)
-    varying = None if headers is None else request_fields.varying(headers)
-    if headers is None or varying is None:
+def _vary(last: RequestHead, lines: list[bytes], block: bytes) -> tuple[Any, ...] | None:
+    """The head behind its request line, with other VARYING fields than the last one; None where more differs."""
+    found = request_fields.vary(lines, last.lines, last.headers, last.varying)
+    if found is None:
         return None
+    headers, varying = found
     body_length = last.body_length
     if (length := varying.get(b"content-length")) is not None:
         if not is_content_length(length):
             return None
         body_length = int(length)
-    return last._replace(headers=headers, body_length=body_length, block=_if_short(block), lines=lines, varying=varying)
+    _, _, _, _, is_http_1_0, _, _, keeps_alive, expects_continue, _, slot, _, _ = last
+    known = is_http_1_0, headers, body_length, keeps_alive, expects_continue
+    return *known, _if_short(block), slot, lines, varying
 
 
 def _if_short(read: bytes) -> bytes:

@@ -111,24 +111,25 @@ class Inbound(NamedTuple):
     method: str
     raw_path: bytes
     query: bytes
-    scheme: str
-    peer: str
-    client_ip: str
-    is_from_trusted_proxy: bool
+    # Behind the first line: what comes of varying fields, and then the rest.
+    varying: dict[bytes, bytes]
     fields: dict[bytes, bytes]
-    end_to_end: HeaderBlock
-    withheld: tuple[Header, ...]
-    credentials: HeaderBlock
+    client_ip: str
     forwarded_headers: HeaderBlock
     trace: Trace | None
     client_request_id: str | None
     content_length: int | None
+    scheme: str
+    peer: str
+    is_from_trusted_proxy: bool
+    end_to_end: HeaderBlock
+    withheld: tuple[Header, ...]
+    credentials: HeaderBlock
     http_version: str
     is_form: bool
     sent_keys: SentKeys
     key_form: KeyForm
     cache: ConnectionCache
-    varying: dict[bytes, bytes]
 
     @property
     def target(self) -> bytes:
@@ -298,15 +299,9 @@ def _vary(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence
         client_ip, trace = client_address(known.peer, fields, trusted_proxies), _trace(fields)
         forwarded = _forwarded_headers(fields, client_ip, scheme=known.scheme, proxy=known.peer)
     sent_id = fields.get(b"x-request-id")
-    return known._replace(
-        client_ip=client_ip,
-        fields=fields,
-        forwarded_headers=forwarded,
-        trace=trace,
-        client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
-        content_length=_length(fields),
-        varying=varying,
-    )
+    client_request_id = sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None
+    varied = varying, fields, client_ip, forwarded, trace, client_request_id, _length(fields)
+    return Inbound._make((*known[:3], *varied, *known[10:]))  # `_replace` takes three times as long
 
 
 def _length(fields: dict[bytes, bytes]) -> int | None:
