@@ -16,7 +16,7 @@ from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import checkouts, redemptions
 from gateway.ledger.payments.checkouts import Checkout
-from gateway.ledger.payments.redemptions import CouponRefused, UnknownCoupon
+from gateway.ledger.payments.redemptions import CouponRefused, OpenCheckout, UnknownCoupon
 from gateway.paced_subjects import PacedSubjects
 from gateway.payments.provider import Discount, Provider
 from policies.access.throttling import UNKNOWN_COUPONS_OF_ACCOUNT
@@ -93,10 +93,7 @@ async def hold(
         coupon = await find(connection, code, user_id=user_id, offer=offer, now=now)
         begun = await redemptions.list_open(connection, coupon, user_id=user_id) if coupon.once_per_account else ()
     for each in begun:
-        if each.provider_checkout_id is not None:
-            await _end(provider, each)
-        async with database.transaction() as connection:
-            await checkouts.close(connection, each.id, status="expired")
+        await _free(database, provider, each)
     return HeldCoupon(coupon, offer, now + timedelta(minutes=RESERVED_MINUTES))
 
 
@@ -123,7 +120,18 @@ async def keep(connection: AsyncConnection, checkout: Checkout, provider: Provid
         await redemptions.keep_until_told(connection, checkout.id)
 
 
-async def _end(provider: Provider, begun: redemptions.OpenCheckout) -> None:
+async def _free(database: Database, provider: Provider, begun: OpenCheckout) -> None:
+    if begun.provider_checkout_id is not None:
+        await _end(provider, begun)
+    async with database.transaction() as connection:
+        found = await redemptions.lock(connection, begun)
+        if found == begun:
+            await checkouts.close(connection, begun.id, status="expired")
+    if found != begun:  # its buyer has been told where to pay since it was listed
+        await _free(database, provider, found)
+
+
+async def _end(provider: Provider, begun: OpenCheckout) -> None:
     if begun.provider != provider.name or not provider.traits.expires_checkouts:
         raise Conflict(
             "Another checkout that you began has this coupon. Pay at that one, or try again in an hour:"

@@ -83,6 +83,13 @@ async def list_open(connection: AsyncConnection, coupon: Coupon, *, user_id: UUI
     return tuple(OpenCheckout(*row) for row in await connection.execute(query))
 
 
+async def lock(connection: AsyncConnection, begun: OpenCheckout) -> OpenCheckout:
+    """The same checkout as it is now; until the end of the transaction nobody is told where to pay."""
+    await is_released(connection, begun.id)
+    query = select(checkouts.c.id, checkouts.c.provider, checkouts.c.provider_checkout_id)
+    return OpenCheckout(*(await connection.execute(query.where(checkouts.c.id == begun.id))).one())
+
+
 async def reserve(
     connection: AsyncConnection, coupon: Coupon, checkout_id: UUID, *, user_id: UUID, offer: Purchase, until: datetime
 ) -> None:

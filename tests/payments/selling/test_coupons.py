@@ -219,6 +219,36 @@ async def test_one_account_that_begins_twice_at_once_pays_less_once(
     assert {each.status_code for each in answers} <= {201, 409, 422}
 
 
+async def test_checkout_that_is_told_while_another_takes_its_coupon_is_ended(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coupon = await a_coupon(stripe_stack)
+    body = {"pack": "pack-100", "coupon": coupon.code}
+    is_listed = asyncio.Event()
+    create, list_open = stripe_stack.provider.create_checkout, redemptions.list_open
+
+    async def create_once_listed(*arguments: Any) -> Any:
+        await asyncio.wait_for(is_listed.wait(), 60)
+        return await create(*arguments)
+
+    async def list_and_let_the_other_tell(*arguments: Any, **names: Any) -> Any:
+        found = await list_open(*arguments, **names)
+        if found:
+            is_listed.set()
+            await first
+        return found
+
+    monkeypatch.setattr(stripe_stack.provider, "create_checkout", create_once_listed)
+    monkeypatch.setattr(redemptions, "list_open", list_and_let_the_other_tell)
+    async with customer(stripe_stack) as (user, client):
+        first = asyncio.create_task(client.post("/me/credits/checkout", json=body))
+        while await statuses(stripe_stack, user) != ["reserved"]:
+            await asyncio.sleep(0.01)
+        answers = [await client.post("/me/credits/checkout", json=body), await first]
+        sessions = [await session_of(stripe_stack, each.json()["id"]) for each in answers]
+    assert [fake_stripe.objects[each]["status"] for each in sessions] == ["open", "expired"]
+
+
 async def test_what_stripe_refuses_is_told_and_frees_the_coupon(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
