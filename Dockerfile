@@ -1,3 +1,9 @@
+# The image lacks the extra `parquet`, which `usage.sink` and `archive_format: parquet` need. One that has it:
+#
+#   FROM metering-gateway
+#   USER root
+#   RUN pip install --no-cache-dir 'pyarrow>=21'
+#   USER 10001:0
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/gateway
