@@ -242,7 +242,7 @@ async def test_checkout_that_is_told_while_another_takes_its_coupon_is_ended(
     monkeypatch.setattr(redemptions, "list_open", list_and_let_the_other_tell)
     async with customer(stripe_stack) as (user, client):
         first = asyncio.create_task(client.post("/me/credits/checkout", json=body))
-        while await statuses(stripe_stack, user) != ["reserved"]:
+        while await statuses(stripe_stack, user) != ["reserved"]:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
         answers = [await client.post("/me/credits/checkout", json=body), await first]
         sessions = [await session_of(stripe_stack, each.json()["id"]) for each in answers]
