@@ -21,6 +21,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 AXE = Path(__file__).parents[3] / "build/node-clients/node_modules/axe-core/axe.min.js"
 # Only a failure waits so long.
 START_SECONDS, STEP_SECONDS, MAX_TABS = 60.0, 30.0, 80
+PHONE = 360  # CSS pixels, of the narrowest that the pages are for
 # Root has no sandbox, containers have a small /dev/shm, and no browser of a test asks its maker anything.
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--no-proxy-server"),
@@ -154,7 +155,7 @@ class Tab:
 
 
 async def check(tab: Tab, url: str) -> None:
-    """All rules in light; in dark those that colours decide, or all of them at full scale."""
+    """All rules in light; in dark those that colours decide, or all of them at full scale. A phone shows all of it."""
     await tab.open(url)
     for scheme in ("light", "dark"):
         # Without motion, or a colour on its way from one scheme to the other is found.
@@ -164,6 +165,9 @@ async def check(tab: Tab, url: str) -> None:
         await tab.evaluate("for (const each of document.querySelectorAll('details')) each.open = true; true")
         rules = ("color-contrast",) if scheme == "dark" and not IS_FULL else ()
         assert await tab.violations(rules=rules) == [], (url, scheme)
+    await tab.command("Emulation.setDeviceMetricsOverride", width=PHONE, height=800, deviceScaleFactor=1, mobile=True)
+    assert await tab.evaluate("document.documentElement.scrollWidth") == PHONE, url
+    await tab.command("Emulation.clearDeviceMetricsOverride")
     charts = "[...document.querySelectorAll('svg[role=img]')]"
     assert await tab.evaluate(f"{charts}.every(each => each.closest('figure').querySelector('table'))"), url
     await tab.command("Emulation.setEmulatedMedia", features=[])
