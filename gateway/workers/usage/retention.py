@@ -25,6 +25,10 @@ MARGIN = timedelta(days=1)
 log = structlog.get_logger(__name__)
 
 
+class _SinkBehind(Exception):  # noqa: N818 - named for the condition
+    """The sink lacks rows of a month that was to be dropped."""
+
+
 class MonthPartitionWorker:
     """Creates the partitions of this month and the next ones.
 
@@ -76,22 +80,31 @@ class RetentionWorker:
         if backlog.entries and now - timedelta(seconds=backlog.oldest_seconds) < kept_from + MARGIN:
             log.error("usage_not_dropped", reason="the journal holds entries as old", oldest_s=backlog.oldest_seconds)
             return 0
-        if self._has_sink and await self._is_sink_behind(kept_from):
+        try:
+            async with self._database.read() as connection:
+                if await month_partitions.list_ended(connection, kept_from):
+                    await self._check_sink(connection, kept_from)  # else a month may be archived in vain
+            if self._archive is not None:
+                return await self._archive_and_drop(self._archive, kept_from)
+            return await self._drop(kept_from)
+        except _SinkBehind:
             log.error("usage_not_dropped", reason="the sink lacks rows as old")
             return 0
-        if self._archive is not None:
-            return await self._archive_and_drop(self._archive, kept_from)
+
+    async def _check_sink(self, connection: AsyncConnection, kept_from: datetime) -> None:
+        """Raises _SinkBehind. After a drop, which keeps writers out until its transaction ends, this is final."""
+        if self._has_sink and await sink_hours.is_behind(connection, kept_from):
+            raise _SinkBehind
+
+    async def _drop(self, kept_from: datetime) -> int:
         async with self._database.transaction() as connection:
             ended = await month_partitions.list_ended(connection, kept_from)
             await month_partitions.drop(connection, ended)
+            if ended:
+                await self._check_sink(connection, kept_from)
             for partition in ended:
                 await self._record(connection, partition, None)
         return len(ended)
-
-    async def _is_sink_behind(self, kept_from: datetime) -> bool:
-        async with self._database.read() as connection:
-            ended = await month_partitions.list_ended(connection, kept_from)
-            return bool(ended) and await sink_hours.is_behind(connection, kept_from)
 
     async def _archive_and_drop(self, folder: ArchiveFolder, kept_from: datetime) -> int:
         """A failure is logged and counted, and tried again in an hour: an export may take minutes."""
@@ -114,6 +127,7 @@ class RetentionWorker:
                 return 0
             archive = await folder.add(connection, partition)
             await month_partitions.drop(connection, [partition])
+            await self._check_sink(connection, partition.ends)
             await self._record(connection, partition, archive)
         log.info("usage_archived", partition=partition.name, file=archive.file, rows=archive.rows)
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 from pyarrow import parquet as pa_parquet
 from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import clock
 from gateway.ledger.accounts import users
@@ -268,6 +269,27 @@ async def test_month_is_dropped_once_the_sink_has_it_and_late_rows_come_beside(m
     await worker.run_once()
     assert len(in_sink_of(tmp_path, begins)) == 3
     assert len({row["request_id"] for row in in_sink(tmp_path)}) == len(in_sink(tmp_path)) == 4
+
+
+async def test_row_that_comes_just_before_the_drop_keeps_its_month(
+    months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, later = month_before(clock.now(), 1), clock.now() + timedelta(days=70)
+    retention = RetentionWorker(months.database, months.journal, keep_months=1, has_sink=True, now=lambda: later)
+    worker, drop = UsageSink(months.database, tmp_path), month_partitions.drop
+
+    async def write_and_drop(connection: AsyncConnection, partitions: Iterable[MonthPartition]) -> None:
+        async with months.database.transaction() as other:
+            await ingest(other, [a_line(months.users[0], at=begins)])
+        await drop(connection, partitions)
+
+    await worker.run_once()  # registers the sink
+    with monkeypatch.context() as patched:
+        patched.setattr(month_partitions, "drop", write_and_drop)
+        assert await retention.run_once() == 0
+    await worker.run_once()
+    assert await retention.run_once() > 0
+    assert len(in_sink_of(tmp_path, begins)) == 1
 
 
 async def test_rows_without_a_month_move_into_the_file_of_their_hour(backend: Backend, tmp_path: Path) -> None:
