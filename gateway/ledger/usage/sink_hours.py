@@ -35,7 +35,7 @@ async def renew(connection: AsyncConnection) -> bool:
     await connection.execute(text("LOCK TABLE ONLY usage_tracking IN SHARE ROW EXCLUSIVE MODE"))
     await forget(connection)
     await connection.execute(_REGISTER, {"expiry": EXPIRY})
-    await connection.execute(text("INSERT INTO usage_sink_changes (hour) SELECT DISTINCT hour FROM usage_hours"))
+    await connection.execute(_MARK_ALL)
     return True
 
 
@@ -64,15 +64,15 @@ async def is_behind(connection: AsyncConnection, instant: datetime) -> bool:
 
 
 async def claim(connection: AsyncConnection, hour: datetime) -> bool:
-    """Takes the marks of the hour. False if another process writes to the sink."""
+    """Takes the marks of the hour. False if another process writes to the sink, or has taken them."""
     lock = await connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK})
     if not lock.scalar_one():
         return False
     await connection.execute(text("SET LOCAL statement_timeout = 0"))
     # So that no month is dropped until the end of the transaction.
     await connection.execute(text("LOCK TABLE ONLY usage_tracking IN ACCESS SHARE MODE"))
-    await connection.execute(text("DELETE FROM usage_sink_changes WHERE hour = :hour"), {"hour": hour})
-    return True
+    taken = await connection.execute(text("DELETE FROM usage_sink_changes WHERE hour = :hour"), {"hour": hour})
+    return taken.rowcount > 0
 
 
 async def has_partition(connection: AsyncConnection, hour: datetime) -> bool:
@@ -94,6 +94,15 @@ async def export_csv(connection: AsyncConnection, hour: datetime, write: Write) 
 
 _RENEW = text("UPDATE usage_sinks SET expires_at = now() + :expiry WHERE expires_at > now() + :margin")
 _REGISTER = text("INSERT INTO usage_sinks (name, expires_at) VALUES ('parquet', now() + :expiry)")
+# Writers wait meanwhile, so each hour is one look-up of the index: a scan of all sums may take seconds.
+_MARK_ALL = text("""
+    INSERT INTO usage_sink_changes (hour)
+    WITH RECURSIVE hours AS (
+         SELECT min(hour) AS hour FROM usage_hours
+         UNION ALL
+         SELECT (SELECT min(u.hour) FROM usage_hours u WHERE u.hour > h.hour) FROM hours h WHERE h.hour IS NOT NULL)
+    SELECT hour FROM hours WHERE hour IS NOT NULL
+""")
 _DUE = text("""
     SELECT DISTINCT hour FROM usage_sink_changes WHERE hour <= now() - CAST(:due AS interval) ORDER BY hour LIMIT :limit
 """)

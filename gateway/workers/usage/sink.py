@@ -52,10 +52,13 @@ class UsageSink:
             written = []
         async with self._database.read() as connection:
             metrics.USAGE_SINK_LAG.set(await sink_hours.lag_seconds(connection))
-        return len(written) if len(written) == HOURS_PER_RUN else 0
+        return len(written) if len(hours) == HOURS_PER_RUN else 0
 
     async def _copy(self, hour: datetime) -> bool:
-        """False if another process writes. Raises OSError, and nothing is changed but the file, which is complete."""
+        """False if another process writes, or has written it.
+
+        Raises OSError, and nothing is changed but the file, which is complete.
+        """
         async with self._database.transaction() as connection:
             if not await sink_hours.claim(connection, hour):
                 return False
