@@ -296,8 +296,10 @@ def _vary(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence
         return None
     fields, client_ip, forwarded, trace = known.fields | varying, known.client_ip, known.forwarded_headers, None
     if known.is_from_trusted_proxy:
-        client_ip, trace = client_address(known.peer, fields, trusted_proxies), _trace(fields)
-        forwarded = _forwarded_headers(fields, client_ip, scheme=known.scheme, proxy=known.peer)
+        trace = _trace(fields)
+        if varying.get(b"x-forwarded-for") != known.varying.get(b"x-forwarded-for"):
+            client_ip = client_address(known.peer, fields, trusted_proxies)
+            forwarded = _forwarded_headers(fields, client_ip, scheme=known.scheme, proxy=known.peer)
     sent_id = fields.get(b"x-request-id")
     client_request_id = sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None
     varied = varying, fields, client_ip, forwarded, trace, client_request_id, _length(fields)

@@ -14,7 +14,7 @@ from gateway.proxy.admission.admitted_call import build_admission_request
 from gateway.proxy.request.inbound import Inbound, read_request, request_block
 from gateway.proxy.router import RouteMatch
 from gateway.request_ids import uuid7
-from policies.model import Route
+from policies.model import Refused, Route
 from policies.pricing.price import Price
 
 KEY = b"gw_live_" + b"A" * 43
@@ -25,7 +25,7 @@ VALUES = {
     b"traceparent": (*TRACES, b"none"),
     b"tracestate": (b"a=1", b"b=2", b""),
     b"Content-Length": (b"0", b"7", b"70000"),
-    b"Authorization": (b"Bearer " + KEY, b"Bearer other"),
+    b"Authorization": (b"Bearer " + KEY, b"Bearer " + KEY.replace(b"A", b"B"), b"Bearer other"),
     b"X-Category": (b"a", b"b"),
     b"Connection": (b"keep-alive", b"x-request-id, x-category"),
 }
@@ -58,7 +58,16 @@ def scope_of(head: RequestHead, peer: str) -> dict[str, Any]:
 
 def what_it_says(inbound: Inbound) -> object:
     request = build_admission_request(OWN_ID, inbound, MATCH, key=b"", body=None, key_digest=None)
-    return inbound._replace(cache=None, varying={}), request.client_columns, request_block(inbound, OWN_ID)  # type: ignore[arg-type]
+    said = request.client_columns, request_block(inbound, OWN_ID), key_of(inbound)
+    return inbound._replace(cache=None, varying={}), *said  # type: ignore[arg-type]
+
+
+def key_of(inbound: Inbound) -> bytes | str:
+    """The key, which a connection keeps, or why there is none."""
+    try:
+        return inbound.api_key()
+    except Refused as refused:
+        return refused.code
 
 
 @settings(max_examples=300)
