@@ -25,6 +25,10 @@ _HEX = b"0123456789ABCDEFabcdef"
 # Escapes of what separates segments, or of what is decoded twice, have a second reading.
 _AMBIGUOUS_OCTETS = frozenset(b"/\\;%") | frozenset(range(0x20)) | {0x7F}
 _PLAIN_OCTETS = frozenset(_PATH) - frozenset(b"/")
+# Clients repeat most of their paths, so one that is no route's own is looked up once. The cache holds short paths, a
+# megabyte or two of them, and is cleared when it is full: then most of them did not come back.
+_MAX_KNOWN_PATHS = 1024
+_MAX_KNOWN_BYTES = 256
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SLASH = re.compile(rb"%2[Ff]")
 
@@ -73,6 +77,7 @@ class Router:
         self._key_form = key_form
         self._exact: dict[bytes, dict[str, RouteMatch]] = {}
         self._prefixes: dict[bytes, dict[str, Route]] = {}
+        self._known: dict[tuple[str, bytes], RouteMatch] = {}
         self._passes_slashes = False
         patterns: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -87,6 +92,17 @@ class Router:
         exact = self._exact.get(raw_path)
         if exact is not None:
             return exact.get(method) or _refuse_method(method, exact)
+        known = self._known.get((method, raw_path))
+        if known is None:
+            known = self._look_up(method, raw_path)
+            if len(raw_path) <= _MAX_KNOWN_BYTES:
+                if len(self._known) >= _MAX_KNOWN_PATHS:
+                    self._known.clear()
+                self._known[method, raw_path] = known
+        return known
+
+    def _look_up(self, method: str, raw_path: bytes) -> RouteMatch:
+        """As `match`, for a path that is no exact route as it came."""
         if self._passes_slashes and _SLASH.search(raw_path) is not None:
             return self._match_with_slashes(method, raw_path)
         path = canonical_path(raw_path)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.proxy import router as router_module
 from gateway.proxy.router import Router, canonical_path
 from policies.model import Refusal, Refused, Route
 from policies.pricing.price import Price
@@ -116,6 +117,17 @@ def test_prefix_covers_what_is_below_it_and_not_its_neighbours() -> None:
     assert router.match("GET", b"/v1/files/a/b.txt").path == "/v1/files/a/b.txt"
     for path in (b"/v1/files", b"/v1/filesystem", b"/v1/Files/a", b"/v1"):
         assert refusal(router, "GET", path).code is Refusal.ROUTE_NOT_FOUND
+
+
+def test_path_is_the_same_when_it_comes_again_whatever_came_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "_MAX_KNOWN_PATHS", 2)
+    router = Router([a_route("/v1/**", frozenset({"GET"}), "read"), a_route("/v1/x", frozenset({"POST"}), "write")])
+    for _ in range(2):
+        for path in (b"/v1/a", b"/v1/b", b"/v1/%63", b"/v1/" + b"d" * 300):
+            assert router.match("GET", path).path == canonical_path(path).decode()
+            assert router.match("GET", path).route.name == "read"
+            assert refusal(router, "POST", path).extras == {"allow": "GET"}
+            assert len(router._known) <= 2
 
 
 def test_prefix_of_everything_covers_everything() -> None:
