@@ -21,9 +21,9 @@ from gateway.cli.stores.reconcile import STATEMENT_TIMEOUT_SECONDS, reconcile_al
 from gateway.cli.transactions import publish
 from gateway.clock import now
 from gateway.config import Config
+from gateway.importing.import_record import ImportCanceled, ImportRecord, record_import
 from gateway.importing.importer import Importer, ImportReport, Observer, RowsRefused
 from gateway.importing.mapping import PRESETS, InvalidMapping, SourceMapping, load, load_preset, preset_text
-from gateway.importing.recorded import ImportCanceled, RecordedImport, recorded
 from gateway.importing.records import Problem
 from gateway.importing.sections import Section
 from gateway.importing.source import open_source
@@ -107,7 +107,7 @@ async def _import(
         with _progress() as (progress, console):
             observer = Observer(problem=lambda each: _print_problem(each, console, as_json=as_json), progress=progress)
             try:
-                async with _recorded(database, mapping.source, is_dry=is_dry) as record:
+                async with _record(database, mapping.source, is_dry=is_dry) as record:
                     importer = Importer(database, source, target, observer=observer, is_strict=is_strict, record=record)
                     report = await importer.run(mapping)
             finally:
@@ -118,8 +118,8 @@ async def _import(
     return {"refused": report.refused, **books}
 
 
-def _recorded(database: Database, source: str, *, is_dry: bool) -> AbstractAsyncContextManager[RecordedImport | None]:
-    return nullcontext() if is_dry else recorded(database, source)
+def _record(database: Database, source: str, *, is_dry: bool) -> AbstractAsyncContextManager[ImportRecord | None]:
+    return nullcontext() if is_dry else record_import(database, source)
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.importing.accounts import KeyWriter, UserWriter
 from gateway.importing.catalogue import PlanWriter, ProductWriter
+from gateway.importing.import_record import ImportRecord
 from gateway.importing.mapping import InvalidMapping, SourceMapping
 from gateway.importing.payments import PaymentWriter
-from gateway.importing.recorded import RecordedImport
 from gateway.importing.records import Problem, Record, RecordReader, reader
 from gateway.importing.sections import Section
 from gateway.importing.source import SourceDatabase
@@ -86,9 +86,9 @@ class Importer:
         *,
         observer: Observer,
         is_strict: bool = False,
-        record: RecordedImport | None = None,
+        record: ImportRecord | None = None,
     ) -> None:
-        """`record` is told of each batch."""
+        """`record` stores the progress after each batch."""
         self._database, self._source, self._target = database, source, target
         self._observer, self._is_strict = observer, is_strict
         self._record, self._totals = record, dict[Section, int]()
@@ -96,9 +96,8 @@ class Importer:
         self.report = ImportReport(notes=target.notes)
 
     async def run(self, mapping: SourceMapping) -> ImportReport:
-        """Raises InvalidMapping before anything is written, SourceUnusable, RowsRefused, DatabaseUnavailable.
-
-        And ImportCanceled, after a batch.
+        """Raises InvalidMapping before anything is imported, ImportCanceled after a batch, SourceUnusable, RowsRefused,
+        DatabaseUnavailable.
         """
         readers = await self._readers(mapping)
         self._target.has_plans = Section.PLANS in readers

@@ -68,13 +68,14 @@ async def background(config: Config, readiness: Readiness | None = None) -> Asyn
             *invoice_workers(config, database, journal),
             *payment_workers(config, database, providers),
             *notifiers,
-            *_retention(config, database, journal),
+            *_usage_storage(config, database, journal),
         )
         async with Runner(*workers):
             yield
 
 
-def _retention(config: Config, database: Database, journal: Journal) -> tuple[Worker, ...]:
+def _usage_storage(config: Config, database: Database, journal: Journal) -> tuple[Worker, ...]:
+    """The workers that copy usage, and drop its old months."""
     usage = config.usage
     sinks = () if usage.sink is None else (UsageSink(database, usage.sink),)
     if usage.keep_months is None:

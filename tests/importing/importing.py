@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import text
 
 from gateway.clock import now
+from gateway.importing.import_record import record_import
 from gateway.importing.importer import Importer, ImportReport, Observer
 from gateway.importing.mapping import SourceMapping, load_preset
-from gateway.importing.recorded import recorded
 from gateway.importing.records import Problem
 from gateway.importing.sections import Section
 from gateway.importing.source import open_source
@@ -62,7 +62,7 @@ async def run_import(
     target = Target(source=described.source, now=now(), key_prefix="gw", peppers=PEPPERS, is_dry=is_dry)
     problems: list[Problem] = []
     observer = Observer(problem=problems.append, progress=progress or _ignored)
-    record = recorded(database, described.source) if is_recorded else nullcontext()
+    record = record_import(database, described.source) if is_recorded else nullcontext()
     async with open_source(url) as source, record as found:
         importer = Importer(database, source, target, observer=observer, is_strict=is_strict, record=found)
         return Imported(await importer.run(described), problems)

@@ -1,4 +1,4 @@
-"""Imports from other systems, each with how far it is: the process that imports says so, and others may cancel it."""
+"""Imports from other systems, with their progress: the process that imports stores it, and others may cancel it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.ledger.db.tables import imports
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """`sections` has the counts of each; `updated_at` is when the import was last heard of."""
+    """`sections` has the counts of each; `updated_at` is when the import last stored its progress."""
 
     id: UUID
     source: str
@@ -37,7 +37,7 @@ async def begin(connection: AsyncConnection, source: str) -> UUID:
 
 
 async def advance(connection: AsyncConnection, import_id: UUID, sections: Sequence[Mapping[str, Any]]) -> bool:
-    """Stores how far it is. False once it shall be canceled."""
+    """Stores the progress. False once somebody has asked for its cancellation."""
     statement = update(imports).where(imports.c.id == import_id).values(sections=sections)
     found = await connection.execute(statement.returning(imports.c.is_cancel_requested))
     return not found.scalar_one()
@@ -55,7 +55,7 @@ async def request_cancel(connection: AsyncConnection, import_id: UUID) -> tuple[
     before = value(Import, found)
     if before.state != "running" or before.is_cancel_requested:
         return before, before
-    # Not heard of by this: `updated_at` stays.
+    # This is no progress, so `updated_at` stays.
     changes = {"is_cancel_requested": True, "updated_at": imports.c.updated_at}
     statement = update(imports).where(imports.c.id == import_id).values(changes).returning(*columns(imports, Import))
     return before, value(Import, (await connection.execute(statement)).one())

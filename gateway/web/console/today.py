@@ -94,7 +94,8 @@ async def reconcile(page: Operator) -> Response:
 @pages.post("/system/imports/{import_id}/cancel")
 async def cancel_import(page: Operator) -> Response:
     await page.api.post(f"/imports/{segment(page.path('import_id'))}/cancel")
-    return page.visit.redirect("/system#imports", "The import stops behind its batch; the same command resumes it.")
+    notice = "The import stops after its current batch; the same command resumes it."
+    return page.visit.redirect("/system#imports", notice)
 
 
 @pages.post("/system/reconcile/{run_id}/cancel")

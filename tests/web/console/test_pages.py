@@ -239,7 +239,7 @@ async def test_import_is_shown_as_it_advances_and_is_canceled(root: Browser, api
     assert "acme" in shown
     assert "25 %" in shown
     await root.follow(await root.submit("/system", f"/system/imports/{run_id}/cancel"))
-    assert "It stops behind the batch" in await root.get("/system")
+    assert "It stops after its current batch" in await root.get("/system")
     async with database.transaction() as connection:
         assert not await imports.advance(connection, run_id, [])
         await imports.end(connection, run_id, "canceled")

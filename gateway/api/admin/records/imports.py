@@ -1,4 +1,4 @@
-"""Imports from other systems, which `gateway import` runs: how far each is, and their cancellation."""
+"""Imports from other systems, which `gateway import` runs: their progress and cancellation."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Import(ResponseModel):
     id: UUID
     source: str = Field(description="The name that the mapping gives it.", examples=["acme"])
     state: RunState
-    is_cancel_requested: bool = Field(description="It ends behind the batch that it is at.")
+    is_cancel_requested: bool = Field(description="It stops after its current batch.")
     sections: list[ImportSection] = Field(description="In their order.")
     started_at: datetime
-    heard_at: datetime = Field(description="When it last said how far it is: one that runs does so at each batch.")
+    last_progress_at: datetime = Field(description="When it last stored its progress, as it does after each batch.")
     ended_at: datetime | None
 
 
@@ -51,7 +51,7 @@ async def list_imports(query: Annotated[PageQuery, Query()], unit_of_work: UnitO
 
 @router.post("/{import_id}/cancel", summary="Cancel an import", responses=UNKNOWN)
 async def cancel_import(import_id: UUID, unit_of_work: UnitOfWorkDep) -> Import:
-    """It stops behind the batch that it is at. What it has written stays, and the same command resumes it."""
+    """It stops after its current batch. What it has written stays, and the same command resumes it."""
     async with unit_of_work.change() as change:
         before, after = await imports.request_cancel(change.connection, import_id)
         if after is not before:
@@ -69,6 +69,6 @@ def _rendered(row: imports.Import) -> Import:
         is_cancel_requested=row.is_cancel_requested,
         sections=[ImportSection.model_validate(section) for section in row.sections],
         started_at=row.created_at,
-        heard_at=row.updated_at,
+        last_progress_at=row.updated_at,
         ended_at=row.ended_at,
     )

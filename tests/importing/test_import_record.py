@@ -1,4 +1,4 @@
-"""An import says in the gateway's database how far it is, and stops behind a batch when an operator cancels it."""
+"""An import stores its progress in the gateway's database, and stops after a batch when an operator cancels it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.importing import recorded
+from gateway.importing import import_record
+from gateway.importing.import_record import ImportCanceled, ImportRecord
 from gateway.importing.importer import RowsRefused
-from gateway.importing.recorded import ImportCanceled, RecordedImport
 from gateway.ledger.db import imports
 from gateway.ledger.db.imports import Import
 from gateway.ledger.db.session import Database
@@ -26,7 +26,7 @@ async def newest(database: Database) -> Import:
         return (await imports.list_imports(connection, limit=1)).data[0]
 
 
-class CanceledAt(RecordedImport):
+class CanceledAt(ImportRecord):
     """An operator cancels it when its subscriptions begin."""
 
     async def advance(self, sections: Sequence[Mapping[str, Any]]) -> None:
@@ -37,13 +37,13 @@ class CanceledAt(RecordedImport):
         await super().advance(sections)
 
 
-async def test_import_tells_how_far_it_is_and_stops_when_it_is_canceled(
+async def test_import_stores_its_progress_and_stops_when_it_is_canceled(
     own_database_url: str, new_source: NewSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, url = Database(own_database_url), await new_source("sqlite")
     await write(url, dict(plan_permissions(USERS).tables))
     with monkeypatch.context() as patched:
-        patched.setattr(recorded, "RecordedImport", CanceledAt)
+        patched.setattr(import_record, "ImportRecord", CanceledAt)
         with pytest.raises(ImportCanceled, match="the same command resumes"):
             await run_import(database, url, PRESET, is_recorded=True)
 

@@ -1,4 +1,4 @@
-"""The record of an import in the gateway's database, by which the console shows how far it is, and cancels it."""
+"""The record of an import in the gateway's database: the console shows its progress from it, and cancels it there."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gateway.ledger.db.session import Database, DatabaseUnavailable
 
 
 class ImportCanceled(Exception):  # noqa: N818 - named for the condition
-    """Somebody has canceled it. What it has written stays; the same command resumes it."""
+    """An operator has canceled it. What it has written stays; the same command resumes it."""
 
 
-class RecordedImport:
+class ImportRecord:
     def __init__(self, database: Database, import_id: UUID) -> None:
         self._database = database
         self._id = import_id
@@ -29,16 +29,16 @@ class RecordedImport:
             raise ImportCanceled("canceled by an operator; the same command resumes the import")
 
     async def end(self, state: str) -> None:
-        with suppress(DatabaseUnavailable):  # its failure is what is told
+        with suppress(DatabaseUnavailable):  # the failure of the import is the one to report
             async with self._database.transaction() as connection:
                 await imports.end(connection, self._id, state)
 
 
 @asynccontextmanager
-async def recorded(database: Database, source: str) -> AsyncIterator[RecordedImport]:
-    """The record of an import that begins; it ends with the block, as that does."""
+async def record_import(database: Database, source: str) -> AsyncIterator[ImportRecord]:
+    """Records an import that begins, and at the end of the block how it ended."""
     async with database.transaction() as connection:
-        found = RecordedImport(database, await imports.begin(connection, source))
+        found = ImportRecord(database, await imports.begin(connection, source))
     state = "failed"
     try:
         yield found
