@@ -158,6 +158,15 @@ async def test_parquet_archive_has_types_and_bounded_row_groups(
     )
 
 
+async def test_parquet_archive_of_a_month_without_rows_has_its_columns(months: Backend, tmp_path: Path) -> None:
+    february = MonthPartition("analysis_history", datetime(2026, 2, 1, tzinfo=UTC))
+    async with months.database.transaction() as connection:
+        archive = await ArchiveFolder(tmp_path, "parquet").add(connection, february)
+    read = pa_parquet.read_table(tmp_path / archive.file)
+    assert (archive.rows, read.num_rows) == (0, 0)
+    assert set(read.column_names) == {column.name for column in metadata.tables["analysis_history"].c}
+
+
 async def test_another_format_keeps_the_archive_of_the_same_rows(months: Backend, tmp_path: Path) -> None:
     december = MonthPartition("usage_tracking", datetime(2025, 12, 1, tzinfo=UTC))
     async with months.database.transaction() as connection:
