@@ -17,6 +17,8 @@ from zlib import crc32
 
 from policies.model import Key, KeyStatus, Refusal, Refused
 
+# Header fields by which clients of different makes send a key: OpenAI and others, Anthropic, Google, Azure.
+KEY_FIELDS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
 RANDOM_LENGTH = 30
 CHECKSUM_LENGTH = 6
 ENTROPY_BYTES = 32

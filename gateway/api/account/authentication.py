@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 from uuid import UUID
@@ -19,7 +19,8 @@ from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.api.guesses import Guesses
 from gateway.api.unit_of_work import UnitOfWork
 from gateway.clock import now
-from gateway.ledger.accounts import login_sessions, principals
+from gateway.ledger.accounts import key_lookup, login_sessions
+from gateway.ledger.accounts.key_lookup import ImportedKeys
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from policies.access import keys
@@ -32,10 +33,15 @@ OPEN_PREFIXES = ("/auth/", "/webhooks/", problem_pages.PREFIX + "/")
 OPTIONAL_PATHS = frozenset({"/plans"})
 # Paths that take an API key as well as an access token.
 API_KEY_PATHS = frozenset({"/me/usage", "/me/limits", "/plans"})
-_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+_KEY_FIELDS = keys.KEY_FIELDS - {b"authorization"}
 LINK_PARAMETER = "token"
 
-_api_key_header = APIKeyHeader(name="X-API-Key", scheme_name="api_key", auto_error=False)
+_api_key_header = APIKeyHeader(
+    name="X-API-Key",
+    scheme_name="api_key",
+    description="Also as `x-goog-api-key`, `api-key` or `Authorization: Bearer`.",
+    auto_error=False,
+)
 _bearer_header = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer_header)]
 ApiKey = Annotated[str | None, Depends(_api_key_header)]
@@ -74,7 +80,7 @@ def is_open(scope: Scope) -> bool:
 
 
 def has_credentials(scope: Scope) -> bool:
-    return any(name in _CREDENTIALS for name, _ in scope["headers"])
+    return any(name in keys.KEY_FIELDS for name, _ in scope["headers"])
 
 
 def client_address(request: Request) -> str:
@@ -111,6 +117,8 @@ class Authenticator:
         self._database = database
         self._tokens = tokens
         self._key_prefix = key_prefix
+        self._own_prefix = f"{key_prefix}_live_".encode()
+        self._imported_keys = ImportedKeys(database, own_prefix=self._own_prefix)
         self._peppers = peppers
         self._secret = secret
         self._unit_of_work = unit_of_work
@@ -127,13 +135,15 @@ class Authenticator:
             return link
         if request.scope["path"] not in API_KEY_PATHS:
             return await self._session(bearer, client_ip=client_address(request))
-        api_key = await _api_key_header(request)
-        secret = api_key or (bearer.credentials if bearer else None)
-        if secret is None:
+        client_ip = client_address(request)
+        key = self._sent_key(request.scope, bearer)
+        if key is not None:
+            return await self._key_holder(key, client_ip=client_ip)
+        if bearer is None:
             raise NotAuthenticated("Send your access token, or an API key, as `Authorization: Bearer`.")
-        if api_key is not None or secret.startswith(f"{self._key_prefix}_live_"):
-            return await self._key_holder(secret, client_ip=client_address(request))
-        return await self._session(bearer, client_ip=client_address(request))
+        if await self._is_imported(bearer):
+            return await self._key_holder(_as_sent(bearer), client_ip=client_ip)
+        return await self._session(bearer, client_ip=client_ip)
 
     def _read_link(self, request: Request) -> LinkHolder | None:
         token = request.query_params.get(LINK_PARAMETER)
@@ -148,14 +158,27 @@ class Authenticator:
         user = await self._guesses.look_up(session_id, client_ip, lambda: find_user(self._database, session_id))
         return session_of(user, session_id, self._unit_of_work)
 
-    async def _key_holder(self, secret: str, *, client_ip: str) -> KeyHolder:
-        key = secret.encode("utf-8", "surrogateescape")
-        if not keys.is_well_formed(self._key_prefix, key):
+    def _sent_key(self, scope: Scope, bearer: HTTPAuthorizationCredentials | None) -> bytes | None:
+        """The one key of the request: one of the gateway's form in any field, else another in the fields for keys.
+
+        Raises Refused where two differ.
+        """
+        sent = {value for name, value in scope["headers"] if name in _KEY_FIELDS and value}
+        claimed = {key for key in (*sent, *_bearers(bearer)) if key.startswith(self._own_prefix)}
+        found = claimed or sent
+        if len(found) > 1:
+            raise Refused(Refusal.BAD_REQUEST, "The request carries different API keys; send one.")
+        return next(iter(found), None)
+
+    async def _is_imported(self, bearer: HTTPAuthorizationCredentials) -> bool:
+        """Whether it begins as imported keys do, and is no access token."""
+        return self._tokens.read(bearer.credentials) is None and await self._imported_keys.may_include(_as_sent(bearer))
+
+    async def _key_holder(self, key: bytes, *, client_ip: str) -> KeyHolder:
+        if not keys.is_well_formed(self._key_prefix, key) and not await self._imported_keys.may_include(key):
             raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")
-        digests = keys.digests(key, self._peppers)
-        principal = await self._guesses.look_up(
-            digests[max(digests)], client_ip, lambda: self._find_principal(digests.values())
-        )
+        digest = keys.digest(key, self._peppers[max(self._peppers)])
+        principal = await self._guesses.look_up(digest, client_ip, lambda: self._find_principal(key))
         if principal is None:
             raise Refused(Refusal.INVALID_KEY, "This is not a valid API key.")
         keys.check(principal.key, now(), client_ip=client_ip)
@@ -163,10 +186,18 @@ class Authenticator:
             raise Refused(Refusal.ACCOUNT_SUSPENDED, "This account is suspended.")
         return KeyHolder(principal.account.id, principal.key)
 
-    async def _find_principal(self, digests: Iterable[bytes]) -> Principal | None:
+    async def _find_principal(self, key: bytes) -> Principal | None:
         async with self._database.look_up() as connection:
-            for digest in digests:
-                found = await principals.find_principal(connection, digest)
-                if found is not None:
-                    return found
-        return None
+            found = await key_lookup.find_holder(connection, key, prefix=self._key_prefix, peppers=self._peppers)
+        if found is None:
+            return None
+        await key_lookup.rehash(self._database, key, stored_digest=found.stored_digest, peppers=self._peppers)
+        return found.principal
+
+
+def _bearers(bearer: HTTPAuthorizationCredentials | None) -> tuple[bytes, ...]:
+    return () if bearer is None else (_as_sent(bearer),)
+
+
+def _as_sent(bearer: HTTPAuthorizationCredentials) -> bytes:
+    return bearer.credentials.strip().encode("latin-1")  # which header fields were decoded by

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 from gateway import metrics
 from gateway.clock import monotonic_seconds
-from gateway.ledger.accounts import api_keys as key_ledger
+from gateway.ledger.accounts import key_lookup
 from gateway.ledger.accounts import principals as ledger
+from gateway.ledger.accounts.key_lookup import ImportedKeys
 from gateway.ledger.db.session import Database, DatabaseUnavailable, PoolBusy
 from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
@@ -30,12 +30,10 @@ from policies.model import Refusal, Refused
 NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; new keys are random, so none is delayed
 REFRESH_SECONDS = 0.1  # how long a call waits for its caller to be refreshed before it goes on with the cached one
 RETRY_SECONDS = 1.0  # after a failure no call waits for PostgreSQL to fail again
-MAX_KEY_BYTES = 512
 EXPIRED = float("-inf")  # when a caller was loaded that is to be loaded again
 # Anyone can write keys that look right, and each costs more than a good call: so many at a time are looked up, which
 # leaves connections to keys that are known.
 MAX_LOOKUPS = 2
-PREFIX_REFRESH_SECONDS = 1.0  # how soon the first imported key of a new prefix is known
 
 
 class PrincipalCache:
@@ -210,19 +208,16 @@ class PrincipalCache:
             return await self._query(key, digest)
 
     async def _query(self, key: bytes, digest: bytes) -> Caller | None:
-        principal, stored_digest, expiries = None, b"", self._expiries
+        expiries = self._expiries
         async with self._database.look_up() as connection:
-            for stored_digest in keys.lookup_digests(self._prefix, key, self._peppers):
-                principal = await ledger.find_principal(connection, stored_digest)
-                if principal is not None:
-                    break
-            if principal is not None and principal.catalogue_version != self.catalogue.version:
+            found = await key_lookup.find_holder(connection, key, prefix=self._prefix, peppers=self._peppers)
+            if found is not None and found.principal.catalogue_version != self.catalogue.version:
                 self.catalogue = await ledger.get_catalogue(connection)
-        if principal is None:
+        if found is None:
             self._cache_unknown(digest)
             return None
-        if stored_digest == keys.foreign_digest(key):
-            await self._rehash(stored_digest, digest)
+        principal = found.principal
+        await key_lookup.rehash(self._database, key, stored_digest=found.stored_digest, peppers=self._peppers)
         caller = build_caller(principal, digest, self._meter.keys(principal.account.id))
         if expiries != self._expiries:  # it was read before them
             caller = replace(caller, loaded_at=EXPIRED)
@@ -234,15 +229,6 @@ class PrincipalCache:
             return await self._imported_keys.may_include(key)
         except DatabaseUnavailable:
             raise _unavailable() from None
-
-    async def _rehash(self, stored_digest: bytes, digest: bytes) -> None:
-        """Stores an imported key under the current pepper at its first use; if that fails, at a later one."""
-        with suppress(DatabaseUnavailable):
-            async with self._database.transaction() as connection:
-                version = max(self._peppers)
-                await key_ledger.rehash_imported(
-                    connection, known_by=stored_digest, key_hash=digest, pepper_version=version
-                )
 
     def _cache(self, caller: Caller) -> None:
         self._unknown_until.pop(caller.digest, None)
@@ -257,34 +243,6 @@ class PrincipalCache:
         self._unknown_until.move_to_end(digest)
         while len(self._unknown_until) > self._max_entries:
             self._unknown_until.popitem(last=False)
-
-
-class ImportedKeys:
-    """The prefixes of imported keys, as PostgreSQL had them lately.
-
-    Imported keys have no checksum, so without their prefixes any junk would cost a query. All keys of other prefixes
-    together cost one query a second.
-    """
-
-    def __init__(self, database: Database, *, own_prefix: bytes) -> None:
-        self._database = database
-        self._own_prefix = own_prefix
-        self._prefixes: tuple[bytes, ...] = ()
-        self._refresh_at = 0.0
-
-    async def may_include(self, key: bytes) -> bool:
-        """Whether the key may be an imported one. Raises DatabaseUnavailable."""
-        if key.startswith(self._own_prefix) or len(key) > MAX_KEY_BYTES:
-            return False
-        if key.startswith(self._prefixes):
-            return True
-        if monotonic_seconds() < self._refresh_at:
-            return False
-        self._refresh_at = monotonic_seconds() + PREFIX_REFRESH_SECONDS
-        async with self._database.look_up() as connection:
-            prefixes = await key_ledger.list_imported_prefixes(connection)
-        self._prefixes = tuple(prefix.encode() for prefix in prefixes)
-        return key.startswith(self._prefixes)
 
 
 def _unavailable() -> Refused:

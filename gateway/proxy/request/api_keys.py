@@ -15,8 +15,6 @@ from urllib.parse import unquote_to_bytes
 from policies.access.keys import CHECKSUM_LENGTH, RANDOM_LENGTH
 from policies.model import Refusal, Refused
 
-# Fields by which clients of different makes send a key: OpenAI and others, Anthropic, Google, Azure.
-KEY_FIELDS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
 # The clients of OpenAI send the key of a WebSocket so, because browsers set no header fields there.
 SUBPROTOCOL = b"openai-insecure-api-key."
 REDACTED = "[key]"

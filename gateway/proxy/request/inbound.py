@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 from gateway.http.fields import Header, HeaderBlock, header_block, list_members
 from gateway.proxy.request.api_keys import (
     DEFAULT_FORM,
-    KEY_FIELDS,
     KeyField,
     KeyForm,
     SentKeys,
@@ -27,6 +26,7 @@ from gateway.proxy.request.client_address import Network, client_address, is_in,
 from gateway.proxy.request.forms import is_form
 from gateway.proxy.request.forwardable import Passage, passage_of, without_own_cookies
 from gateway.request_ids import is_echoable
+from policies.access.keys import KEY_FIELDS
 
 __all__ = ["ConnectionCache", "Inbound", "Network", "Trace", "read_request", "request_block"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from uuid import uuid4
 
@@ -10,7 +11,8 @@ from sqlalchemy import event
 
 from gateway.ledger.accounts import api_keys, principals
 from gateway.ledger.accounts.api_keys import Fingerprint
-from gateway.proxy.admission.principal_cache import ImportedKeys
+from gateway.ledger.accounts.key_lookup import ImportedKeys
+from gateway.ledger.db.session import DatabaseUnavailable
 from policies.access.keys import digest
 from policies.model import KeyScheme
 from tests.proxy.data_plane import Account, DataPlane
@@ -60,3 +62,24 @@ async def test_thousand_keys_of_unknown_prefixes_cost_one_query(data_plane: Data
         assert not await imported_keys.may_include(b"junk-%d" % number)
         assert not await imported_keys.may_include(b"gw_live_%d" % number)
     assert len(statements) == 1
+
+
+async def test_keys_that_come_while_prefixes_are_read_wait_for_them(data_plane: DataPlane) -> None:
+    account, key = await data_plane.create_account(), f"acme-{uuid4().hex}"
+    await import_key(data_plane, account, key, scheme=KeyScheme.SHA256)
+    imported_keys = ImportedKeys(data_plane.database, own_prefix=b"gw_live_")
+    assert await asyncio.gather(*(imported_keys.may_include(key.encode()) for _ in range(5))) == [True] * 5
+
+
+async def test_keys_are_not_called_unknown_before_prefixes_could_be_read(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported_keys = ImportedKeys(data_plane.database, own_prefix=b"gw_live_")
+
+    async def away(_: object) -> tuple[str, ...]:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(api_keys, "list_imported_prefixes", away)
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable):
+            await imported_keys.may_include(b"acme-1")
