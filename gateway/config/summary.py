@@ -123,9 +123,12 @@ def _count(number: int, noun: str) -> str:
 
 
 def _connections(config: Config) -> str:
-    """The most that the processes of each role open: a public worker has two pools, for calls and the account API."""
-    workers, size = config.server.workers, config.database.pool_size
-    pools = {"serve": 2 * workers + 2, "proxy": 2 * workers, "admin": 1, "worker": 1}
+    """The most that the processes of each role open.
+
+    A public worker has two pools, for calls and the account API; public workers together have the portal's.
+    """
+    size, public = config.database.pool_size, 2 * config.server.workers + config.portal.enabled
+    pools = {"serve": public + 2, "proxy": public, "admin": 1, "worker": 1}
     counts = ", ".join(f"{role} {count * size}" for role, count in pools.items())
     each = ", ".join(f"{role} {count}" for role, count in pools.items())
     return f"PostgreSQL: {counts}, and 2 at a start; Redis, to each server: {each}"

@@ -24,7 +24,7 @@ routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, featu
     assert "chat: POST /chat -> up, 0.5 credits per 1000 tokens" in said
     assert "postgresql://db:5432/x" in said
     assert "redis://cache:6379" in said
-    assert "PostgreSQL: serve 20, proxy 10, admin 5, worker 5" in said
+    assert "PostgreSQL: serve 25, proxy 15, admin 5, worker 5" in said
     assert "hunter2" not in said
     assert "warning" not in said
 
@@ -46,14 +46,23 @@ def test_summary_names_several_servers_of_redis_and_no_secret(tmp_path: Path, ur
     assert "hunter2" not in said
 
 
-def test_summary_counts_the_connections_of_workers_and_pools(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("portal", "postgresql", "redis"),
+    [
+        ("true", "serve 33, proxy 27, admin 3, worker 3", "serve 11, proxy 9, admin 1, worker 1"),
+        ("false", "serve 30, proxy 24, admin 3, worker 3", "serve 10, proxy 8, admin 1, worker 1"),
+    ],
+)
+def test_summary_counts_the_connections_of_workers_and_portal(
+    tmp_path: Path, portal: str, postgresql: str, redis: str
+) -> None:
     file = tmp_path / "gateway.yaml"
-    file.write_text("{server: {workers: 4}, database: {pool_size: 3}}")
+    file.write_text(f"{{server: {{workers: 4}}, database: {{pool_size: 3}}, portal: {{enabled: {portal}}}}}")
 
     said = describe(load(file, SECRETS))
 
-    assert "PostgreSQL: serve 30, proxy 24, admin 3, worker 3, and 2 at a start" in said
-    assert "Redis, to each server: serve 10, proxy 8, admin 1, worker 1" in said
+    assert f"PostgreSQL: {postgresql}, and 2 at a start" in said
+    assert f"Redis, to each server: {redis}" in said
 
 
 def test_reload_names_what_takes_effect_at_the_next_start_and_no_secret(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 
 from gateway.cli.installation import prepare
 from gateway.clock import monotonic_seconds
-from gateway.config import load
+from gateway.config import describe, load
 from gateway.config.secrets import used_by, withheld_from
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
@@ -60,6 +60,10 @@ class Site:
     def write(self, *, on_outage: str = "refuse", delay: str = "0s") -> None:
         text = DOCUMENT.format(on_outage=on_outage, delay=delay, upstream=self.upstream.url)
         (self.folder / "gateway.yaml").write_text(text)
+
+    def summary(self) -> str:
+        """What `gateway check` prints."""
+        return describe(load(self.folder / "gateway.yaml", self.places))
 
 
 @dataclass
@@ -175,6 +179,8 @@ async def test_proxy_is_ready_exactly_while_it_admits(site: Site) -> None:
     async with running(site, "proxy") as proxy:
         await proxy.becomes()
         assert await proxy.call() == 200
+        connections = len(await site.redis.client_list()) - 1  # that of this test
+        assert f"Redis, to each server: serve {connections + 2}, proxy {connections}," in site.summary()
 
         await site.redis.replicaof("127.0.0.1", 1)
         await proxy.becomes("redis")
