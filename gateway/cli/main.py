@@ -41,11 +41,15 @@ class _Commands(Mapping[str, Any]):
     """Commands and groups of commands by their names, imported when they are asked for."""
 
     def __getitem__(self, name: str) -> Any:
-        if name in _GROUPS:
-            group = _imported(f"records.{name}")
-            group.name = name
-            return group
-        return _imported(_MODULES[name]).commands[name]
+        is_group = name in _GROUPS
+        module = f"records.{name}" if is_group else _MODULES[name]
+        try:
+            commands = _imported(module)
+            found = commands if is_group else commands.commands[name]
+        except KeyError as error:  # which would say that there is no such command
+            raise ImportError(f"the command {name} cannot be imported: {error!r}") from error
+        found.name = name
+        return found
 
     def __iter__(self) -> Iterator[str]:
         yield from (*_MODULES, *_GROUPS)
