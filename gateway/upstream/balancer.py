@@ -190,22 +190,27 @@ class Upstream:
     async def _exchange(
         self, target: Target, head: bytes, request: Request, *, now: float, total_at: float, on_end: OnEnd | None
     ) -> Response:
-        pool, account = target.pool, request.account
+        """Gives a response whose head has come. A connection that turns out stale is replaced once."""
+        pool, account, may_replace = target.pool, request.account, True
         is_client_paced = isinstance(request.body, ReplayableBody) or request.upgrade is not None
         connection = pool.take_idle(now, account, is_client_paced=is_client_paced)
-        if connection is None:
-            connection = await pool.connect_or_wait(account, is_client_paced=is_client_paced)
-        response = connection.start(head, request, total_at=total_at, on_end=on_end)
-        try:
-            await response.wait_for_head()
-        except UpstreamError:
-            if not self._was_stale(response, request):
-                raise
-            self._report_retry("stale")
-            connection = await pool.connect_or_wait(account, is_client_paced=is_client_paced)
+        while True:
+            if connection is None:
+                connection = await pool.connect_or_wait(account, is_client_paced=is_client_paced)
             response = connection.start(head, request, total_at=total_at, on_end=on_end)
-            await response.wait_for_head()
-        return response
+            try:
+                while not response.status or response.error is not None:
+                    await response.changed()
+                return response
+            except UpstreamError:
+                response.close()
+                if not (may_replace and self._was_stale(response, request)):
+                    raise
+                self._report_retry("stale")
+                connection, may_replace = None, False
+            except BaseException:
+                response.close()
+                raise
 
     def _was_stale(self, response: Response, request: Request) -> bool:
         """Whether a reused connection ended without a byte of a response: the server closed it as the request was sent.

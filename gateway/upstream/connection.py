@@ -109,7 +109,11 @@ class Connection(asyncio.BufferedProtocol):
         )
         self.response = response
         self.exchanges += 1
-        self._send(transport, head, request)
+        if request.body is None:
+            self._sent = True
+            transport.write(head)
+        else:
+            self._send(transport, head, request.body, length=request.content_length)
         due = min(now + self._deadlines.first_byte_seconds, total_at)
         if self._timer is None or due < self._timer_at:
             self._arm(due)
@@ -171,10 +175,7 @@ class Connection(asyncio.BufferedProtocol):
         return _read_into
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_read_into[:nbytes]))
-
-    def data_received(self, data: bytes) -> None:
-        response = self.response
+        data, response = bytes(_read_into[:nbytes]), self.response
         if response is None:
             self._retire()
             return
@@ -264,15 +265,13 @@ class Connection(asyncio.BufferedProtocol):
 
     # Sending.
 
-    def _send(self, transport: asyncio.Transport, head: bytes, request: Request) -> None:
-        body = request.body
-        self._sent = True
-        if body is None:
+    def _send(
+        self, transport: asyncio.Transport, head: bytes, body: bytes | AsyncIterable[bytes], *, length: int | None
+    ) -> None:
+        self._sent = isinstance(body, bytes) or length == 0
+        if not isinstance(body, bytes):
             transport.write(head)
-        elif not isinstance(body, bytes):
-            transport.write(head)
-            self._sent = request.content_length == 0
-            self._upload = self.loop.create_task(self._send_stream(body, request.content_length))
+            self._upload = self.loop.create_task(self._send_stream(body, length))
             self._upload.add_done_callback(self._upload_ended)
         elif len(body) <= _JOINED_BODY_BYTES:
             transport.write(head + body)

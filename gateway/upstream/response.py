@@ -24,7 +24,7 @@ class Carrier(Protocol):
 
 
 class Response:
-    """A response, of which at least the head has come once `wait_for_head` returns.
+    """A response, of which at least the head has come once it has a `status`.
 
     `head` is what earlier responses with the same bytes share. `headers` are lower-cased and end-to-end only, with
     `content-length` where it frames the body, and on HEAD. `complete` means that the body has ended cleanly; `take` may
@@ -100,16 +100,7 @@ class Response:
         Raises UpstreamError when the body breaks off or times out, and what the request body's iterator raised.
         """
         while not self.buffered and not self.complete:
-            await self._changed()
-
-    async def wait_for_head(self) -> None:
-        """Waits for the head; raises as `wait_for_more` does, and is closed then."""
-        try:
-            while not self.status or self.error is not None:
-                await self._changed()
-        except BaseException:
-            self.close()
-            raise
+            await self.changed()
 
     def hand_over(self) -> Wire:
         """After 101: the connection, to be taken over at once; leased until it is lost or the response is closed."""
@@ -185,8 +176,8 @@ class Response:
         if self._on_end is not None:
             self._on_end(self)
 
-    def _changed(self) -> asyncio.Future[None]:
-        """Resolves at the next change of the response; one consumer waits at a time."""
+    def changed(self) -> asyncio.Future[None]:
+        """Resolves at the next change of the response; one consumer waits at a time. Raises as `wait_for_more` does."""
         if self.error is not None:
             raise self.error
         if self._carrier is None:

@@ -128,7 +128,7 @@ async def test_pool_replaces_a_connection_that_closes_as_it_is_passed_on() -> No
         waiting = asyncio.ensure_future(pool.connect_or_wait())
         await eventually(lambda: "1 queued" in repr(pool))
         pool.release(connection, reusable=True)
-        connection.data_received(b"X")
+        connection.buffer_updated(1)
 
         replacement = await waiting
         assert replacement is not connection
