@@ -84,16 +84,17 @@ def vary(
     """
     if len(lines) != len(last_lines) or not lines:
         return None
-    headers, found = list(last), last_varying.copy()
+    headers, found, values = list(last), last_varying.copy(), []
     for place, line in enumerate(lines):
         if line != last_lines[place]:
             name = headers[place][0]
             end = len(name) + 1
-            if name not in VARYING or line[:end].lower() != name + b":" or has_control(line[end:]):
+            if name not in VARYING or line[:end].lower() != name + b":":
                 return None
             found[name] = value = line[end:].strip(b" \t")
             headers[place] = name, value
-    return headers, found
+            values.append(value)
+    return None if has_control(b"".join(values)) else (headers, found)
 
 
 def varying(headers: Sequence[Header]) -> dict[bytes, bytes] | None:

@@ -85,20 +85,21 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
     is_http_1_0 = minor == b"0"
     raw_path, _, query = target.partition(b"?")
     block, lines = head[line.end() :], request_fields.split(head, line.end())
+    raw = head if len(head) <= MAX_KNOWN_BYTES else b""
+    known_block = block if len(block) <= MAX_KNOWN_BYTES else b""
     if last is not None and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
         if block == last.block:
-            return RequestHead(_if_short(head), method.decode(), raw_path, query, *last[4:])
-        if (varied := _vary(last, lines, block)) is not None:
-            return RequestHead(_if_short(head), method.decode(), raw_path, query, *varied)
+            return RequestHead(raw, method.decode(), raw_path, query, *last[4:])
+        if (varied := _vary(last, lines, known_block)) is not None:
+            return RequestHead(raw, method.decode(), raw_path, query, *varied)
     found = request_fields.parse(lines, MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
     if target[0] != 0x2F:
         raw_path, _, query = _origin_form(target, found).partition(b"?")
-        block = b""  # its Host is not the one that counts
-    block = _if_short(block)
-    varying = request_fields.varying(found.headers) if block and len(found.headers) == len(lines) else None
+        known_block = b""  # its Host is not the one that counts
+    varying = request_fields.varying(found.headers) if known_block and len(found.headers) == len(lines) else None
     return RequestHead(
-        _if_short(head) if block else b"",
+        raw if known_block else b"",
         method.decode(),
         raw_path,
         query,
@@ -107,7 +108,7 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
         _body_length(found.single, is_http_1_0=is_http_1_0),
         not (is_http_1_0 or found.closes),
         _expects_continue(found.single, is_http_1_0=is_http_1_0),
-        block,
+        known_block,
         ApplicationSlot(),
         [] if varying is None else lines,
         varying or {},
@@ -127,11 +128,7 @@ def _vary(last: RequestHead, lines: list[bytes], block: bytes) -> tuple[Any, ...
         body_length = int(length)
     _, _, _, _, is_http_1_0, _, _, keeps_alive, expects_continue, _, slot, _, _ = last
     known = is_http_1_0, headers, body_length, keeps_alive, expects_continue
-    return *known, _if_short(block), slot, lines, varying
-
-
-def _if_short(read: bytes) -> bytes:
-    return read if len(read) <= MAX_KNOWN_BYTES else b""
+    return *known, block, slot, lines, varying
 
 
 def check_unfinished(head: bytes, start: int, max_bytes: int) -> None:

@@ -302,7 +302,8 @@ def _vary(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence
             forwarded = _forwarded_headers(fields, client_ip, scheme=known.scheme, proxy=known.peer)
     sent_id = fields.get(b"x-request-id")
     client_request_id = sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None
-    varied = varying, fields, client_ip, forwarded, trace, client_request_id, _length(fields)
+    content_length = _length(fields) if b"content-length" in varying else known.content_length
+    varied = varying, fields, client_ip, forwarded, trace, client_request_id, content_length
     return Inbound._make((*known[:3], *varied, *known[10:]))  # `_replace` takes three times as long
 
 
