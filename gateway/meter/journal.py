@@ -142,9 +142,10 @@ class Journal:
     async def backlog(self) -> Backlog:
         """How far PostgreSQL is behind."""
         lengths = await self.lengths()
-        return Backlog(sum(lengths.values()), await self._oldest_seconds(lengths))
+        return Backlog(sum(lengths.values()), await self.oldest_seconds(lengths))
 
-    async def _oldest_seconds(self, partitions: Iterable[int]) -> float:
+    async def oldest_seconds(self, partitions: Iterable[int]) -> float:
+        """The age of the oldest entry of these partitions by the Redis clock; 0 without any."""
         firsts: list[Command] = [
             (b"XRANGE", self._keys[partition].journal, b"-", b"+", b"COUNT", 1) for partition in partitions
         ]

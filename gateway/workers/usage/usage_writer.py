@@ -122,7 +122,7 @@ class UsageWriter:
         self._newer = {partition: entry_id for partition, entry_id in self._newer.items() if partition in lengths}
         metrics.JOURNAL_NEWER_PARTITIONS.set(len(self._newer))
         metrics.JOURNAL_ENTRIES.set(sum(lengths.values()))
-        metrics.JOURNAL_LAG.set((await self._journal.backlog()).oldest_seconds if lengths else 0)
+        metrics.JOURNAL_LAG.set(await self._journal.oldest_seconds(lengths) if lengths else 0)
 
     async def _write(self, lengths: Mapping[int, int]) -> Written:
         """Writes in one transaction; in a second one of few entries if PostgreSQL refuses some, to find them."""
