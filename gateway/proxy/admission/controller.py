@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from gateway.clock import now
 from gateway.ledger.db.session import DatabaseUnavailable
@@ -163,7 +163,18 @@ class AdmissionController:
                 raise NotAdmitted(caller, *cached)
             prefix = render_record_prefix(request, caller, quote)
             try:
-                admission = await self._ask_meter(request, caller, quote=quote, prefix=prefix)
+                admission = await self._meter.admit(
+                    caller.keys,
+                    request_id=request.request_id,
+                    account_version=caller.principal.account_version,
+                    catalogue_version=caller.principal.catalogue_version,
+                    amount=quote.hold,
+                    required=quote.required,
+                    limits=caller.limits,
+                    prefix=prefix,
+                    claim=request.claim,
+                    cap=caller.cap,
+                )
             except NotSent:
                 raise _metering_unavailable() from None
             except MeterUnavailable:
@@ -294,23 +305,6 @@ class AdmissionController:
             return await self._principals.confirm(key, caller)
         except MeterUnavailable:
             return caller  # may refuse wrongly for a moment, never admits wrongly
-
-    def _ask_meter(
-        self, request: AdmissionRequest, caller: Caller, *, quote: Quote, prefix: str
-    ) -> Coroutine[Any, Any, Admission]:
-        principal = caller.principal
-        return self._meter.admit(
-            caller.keys,
-            request_id=request.request_id,
-            account_version=principal.account_version,
-            catalogue_version=principal.catalogue_version,
-            amount=quote.hold,
-            required=quote.required,
-            limits=caller.limits,
-            prefix=prefix,
-            claim=request.claim,
-            cap=caller.cap,
-        )
 
     async def _load(self, caller: Caller, verdict: Verdict) -> None:
         try:

@@ -72,17 +72,12 @@ class Drains:
     def __init__(self) -> None:
         self.active = 0
 
-    def watch(self, client: Client, is_worth_draining: Callable[[], bool]) -> DisconnectWatch:
-        """Watches a client until `end`. Its call is drained if `is_worth_draining` says so, else cancelled."""
-        watch = DisconnectWatch(self, client, is_worth_draining)
-        client.on_disconnect = watch.disconnected
-        if client.is_disconnected:
-            watch.disconnected()  # during admission: the listener reports it only once
-        return watch
-
 
 class DisconnectWatch:
-    """Watches one client. `is_cancelled` says that it cancelled the task of the call."""
+    """Watches one client from here until `end`. Its call is drained if `is_worth_draining` says so, else cancelled.
+
+    `is_cancelled` says that it cancelled the task of the call.
+    """
 
     __slots__ = ("_client", "_deadline", "_drains", "_is_worth_draining", "is_cancelled")
 
@@ -92,6 +87,9 @@ class DisconnectWatch:
         self._client = client
         self._is_worth_draining = is_worth_draining
         self._deadline: asyncio.TimerHandle | None = None
+        client.on_disconnect = self.disconnected
+        if client.is_disconnected:
+            self.disconnected()  # during admission: the listener reports it only once
 
     def disconnected(self) -> None:
         if self._drains.active >= MAX_DRAINS or not self._is_worth_draining():

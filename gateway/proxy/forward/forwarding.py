@@ -16,7 +16,7 @@ from gateway.http.fields import NO_FIELDS, Header, HeaderBlock, header_block
 from gateway.http.problem_types import STATUS
 from gateway.http.tunnel import Tunnel
 from gateway.proxy.forward.client_response import ClientResponse, metering_block
-from gateway.proxy.forward.disconnects import Client, Drains
+from gateway.proxy.forward.disconnects import Client, DisconnectWatch, Drains
 from gateway.proxy.forward.measured_request import adapt
 from gateway.proxy.forward.redirects import Origins
 from gateway.proxy.forward.upstream_response import PASS_ALL, ResponsePolicy, read_head, render_fields
@@ -79,7 +79,7 @@ class Forwarding:
 
     async def run(self, destination: Destination, receive: Receive, body: WholeBody | None) -> None:
         """Forwards, responds and settles, also after an unexpected exception."""
-        watch = self._drains.watch(self._client, self._on_disconnect)
+        watch = DisconnectWatch(self._drains, self._client, self._on_disconnect)
         try:
             if self._client.is_disconnected:
                 raise ClientDisconnected
