@@ -56,4 +56,5 @@ def test_audit_asks_about_the_locks_of_a_release(tmp_path: Path) -> None:
     assert [line.split()[1] for line in asked.read_text().splitlines()] == [
         "requirements.lock",
         "requirements-server.lock",
+        "requirements-extras.lock",
     ]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOCK_FILES = ("requirements.lock", "requirements-dev.lock", "requirements-server.lock")
+LOCK_FILES = ("requirements.lock", "requirements-dev.lock", "requirements-server.lock", "requirements-extras.lock")
+EXTRAS = ("costs", "mysql", "oidc", "parquet", "scripts", "tracing")
 NODE_CLIENTS = "tests/guarantees/ai/node"
 
 
@@ -43,15 +44,21 @@ def test_no_lock_file_names_a_place_to_download_from(name: str) -> None:
         ("requirements.lock", ("embedded",)),
         ("requirements-dev.lock", ("embedded", "dev")),
         ("requirements-server.lock", ()),
+        ("requirements-extras.lock", EXTRAS),
     ],
 )
 def test_every_declared_dependency_is_locked(name: str, extras: tuple[str, ...]) -> None:
     assert declared(*extras) | {"setuptools"} <= locked(name).keys()
 
 
+def test_extras_of_the_image_are_all_but_those_of_embedded_stores_and_development() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {*EXTRAS, "embedded", "dev"} == set(project["optional-dependencies"])
+
+
 def test_the_lock_files_agree() -> None:
     development = locked("requirements-dev.lock")
-    for name in ("requirements.lock", "requirements-server.lock"):
+    for name in ("requirements.lock", "requirements-server.lock", "requirements-extras.lock"):
         for package, entry in locked(name).items():
             assert entry.split()[0] == development[package].split()[0]
 

@@ -107,6 +107,16 @@ def test_image_runs_as_any_user_on_a_read_only_root() -> None:
     assert str(load(None, own | environment_of("gateway"), persist_secrets=False).server.health) == "0.0.0.0:8082"
 
 
+def test_image_installs_what_is_locked_by_hash_with_extras_where_they_are_asked_for() -> None:
+    written = (ROOT / "Dockerfile").read_text()
+    assert re.findall(r"^ARG (.*)$", written, re.MULTILINE) == ["LOCK=requirements-server.lock"]
+    assert "pip install --no-cache-dir --require-hashes --requirement ${LOCK}\n" in written
+    (extras,) = re.findall(r"--build-arg LOCK=(\S+)", written)
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{extras}", "!requirements-server.lock"} <= set(sent)
+    assert (ROOT / extras).is_file()
+
+
 def test_unit_stops_the_supervisor_first_and_waits_for_it() -> None:
     written, server = unit(), load(None, SECRETS, persist_secrets=False).server
     assert (written["KillMode"], written["Restart"], written["ExecReload"]) == (
