@@ -138,24 +138,40 @@ _CHILDREN = text("""
      WHERE i.inhparent IN (SELECT CAST(CAST(p AS text) AS regclass) FROM unnest(CAST(:parents AS text[])) p)
 """)
 
+# Continues `WITH moved AS (…)`. A sink that is not registered copies every hour when it registers itself.
+_MARKS = """
+    , marked AS (
+        INSERT INTO usage_sink_changes (hour) SELECT DISTINCT date_trunc('hour', created_at, 'UTC') FROM moved
+         WHERE EXISTS (SELECT FROM usage_sinks WHERE expires_at > now()))
+"""
+
 
 async def _lock(connection: AsyncConnection) -> None:
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
 
 
+async def _knows_sinks(connection: AsyncConnection) -> bool:
+    """False in a schema of an older version, to which a backup is restored before it is migrated."""
+    found = await connection.execute(text("SELECT to_regclass('usage_sink_changes') IS NOT NULL"))
+    return bool(found.scalar_one())
+
+
 async def _create(connection: AsyncConnection, partition: MonthPartition) -> None:
     """Creates a separate table, moves the rows of the default partition to it, and attaches it.
 
-    DDL takes no parameters, so names and bounds are in the text; all of them come from dates.
+    Marks the hours of moved usage for the sink, since no trigger sees them. DDL takes no parameters, so names and
+    bounds are in the text; all of them come from dates.
     """
     default, name = f"{partition.table}_default", partition.name
     bounds = f"FROM ('{partition.begins.isoformat()}') TO ('{partition.ends.isoformat()}')"
     within = f"created_at >= '{partition.begins.isoformat()}' AND created_at < '{partition.ends.isoformat()}'"
+    moved = f"WITH moved AS (DELETE FROM {default} WHERE {within} RETURNING *)"  # noqa: S608 - see above
+    marks = _MARKS if partition.table == "usage_tracking" and await _knows_sinks(connection) else ""
     # Locks the parent first, as writers do; rows that arrive meanwhile wait and then go to the new partition.
     for statement in (
         f"LOCK TABLE {partition.table} IN SHARE ROW EXCLUSIVE MODE",
         f"CREATE TABLE {name} (LIKE {partition.table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
-        f"WITH moved AS (DELETE FROM {default} WHERE {within} RETURNING *) INSERT INTO {name} SELECT * FROM moved",  # noqa: S608 - see above
+        f"{moved} {marks} INSERT INTO {name} SELECT * FROM moved",  # noqa: S608 - see above
         f"ALTER TABLE {partition.table} ATTACH PARTITION {name} FOR VALUES {bounds}",
     ):
         await connection.exec_driver_sql(statement)

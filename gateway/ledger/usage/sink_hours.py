@@ -7,6 +7,7 @@ a sink has renewed its registration: nobody else pays for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
@@ -21,6 +22,8 @@ SETTLED = timedelta(minutes=5)  # after the end of an hour: the calls that it ad
 EXPIRY = timedelta(days=2)
 # A renewal must not commit after the expiry, which could have left changes unmarked.
 MARGIN = timedelta(hours=1)
+
+DROP_ACTION = "usage.drop"  # of the audit log, for each month that is dropped
 
 _EXPORT_SECONDS = 86_400.0
 _LOCK = int.from_bytes(b"sink", "big")
@@ -45,9 +48,9 @@ async def forget(connection: AsyncConnection) -> None:
     await connection.execute(text("DELETE FROM usage_sink_changes"))
 
 
-async def list_due(connection: AsyncConnection, *, limit: int) -> list[datetime]:
+async def list_due(connection: AsyncConnection, *, limit: int, without: Iterable[datetime] = ()) -> list[datetime]:
     """Hours with changes that ended SETTLED ago or before, oldest first."""
-    found = await connection.execute(_DUE, {"due": HOUR + SETTLED, "limit": limit})
+    found = await connection.execute(_DUE, {"due": HOUR + SETTLED, "limit": limit, "without": list(without)})
     return [row.hour for row in found]
 
 
@@ -77,8 +80,14 @@ async def claim(connection: AsyncConnection, hour: datetime) -> bool:
 
 async def has_partition(connection: AsyncConnection, hour: datetime) -> bool:
     """Whether the month of the hour has a partition; else one is to come, or was dropped with its rows."""
-    month = MonthPartition("usage_tracking", month_partitions.month_before(hour, 0))
-    return month in await month_partitions.list_partitions(connection)
+    return _month_of(hour) in await month_partitions.list_partitions(connection)
+
+
+async def count_drops(connection: AsyncConnection, hour: datetime) -> int:
+    """How often the month of the hour was dropped. The rows that are there came after the last time."""
+    month = {"partition": _month_of(hour).name, "action": DROP_ACTION}
+    drops: int = (await connection.execute(_DROPS, month)).scalar_one()
+    return drops
 
 
 async def export_csv(connection: AsyncConnection, hour: datetime, write: Write) -> int:
@@ -90,6 +99,10 @@ async def export_csv(connection: AsyncConnection, hour: datetime, write: Write) 
          ORDER BY created_at, request_id
     """  # noqa: S608 - see above
     return await copy_query(connection, query, write, format="csv", header=True, timeout=_EXPORT_SECONDS)
+
+
+def _month_of(hour: datetime) -> MonthPartition:
+    return MonthPartition("usage_tracking", month_partitions.month_before(hour, 0))
 
 
 _RENEW = text("UPDATE usage_sinks SET expires_at = now() + :expiry WHERE expires_at > now() + :margin")
@@ -104,7 +117,13 @@ _MARK_ALL = text("""
     SELECT hour FROM hours WHERE hour IS NOT NULL
 """)
 _DUE = text("""
-    SELECT DISTINCT hour FROM usage_sink_changes WHERE hour <= now() - CAST(:due AS interval) ORDER BY hour LIMIT :limit
+    SELECT DISTINCT hour FROM usage_sink_changes
+     WHERE hour <= now() - CAST(:due AS interval) AND hour <> ALL (CAST(:without AS timestamptz[]))
+     ORDER BY hour LIMIT :limit
+""")
+# By ix_audit_log_entity_entity_id_id.
+_DROPS = text("""
+    SELECT count(*) FROM audit_log WHERE entity = 'partition' AND entity_id = :partition AND action = :action
 """)
 _LAG = text("""
     SELECT CAST(coalesce(extract(epoch FROM now() - min(hour) - CAST(:hour AS interval)), 0) AS double precision)

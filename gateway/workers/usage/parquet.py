@@ -1,6 +1,6 @@
 """Turns the rows of a table, as COPY writes them in CSV, into Parquet. Needs the extra `parquet`.
 
-Row groups are of some 65,000 rows, and any number of rows takes the memory of one.
+Row groups are of some 65,000 rows, fewer if these are long, and any number of rows takes the memory of one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sqlalchemy import BigInteger, DateTime, Integer, Numeric, SmallInteger, Tab
 
 from gateway.ledger.db.tables import metadata
 
-# The reader runs ahead by up to 32 blocks.
 BLOCK_BYTES = 1 << 20
 GROUP_ROWS = 1 << 16
+GROUP_BYTES = 1 << 27
 
 
 def convert(source: Path, target: Path, table: str) -> None:
@@ -30,8 +30,8 @@ def convert(source: Path, target: Path, table: str) -> None:
 
     Raises OSError, also where the rows do not fit the columns or are not read back as they were.
     """
-    schema = _schema(source, metadata.tables[table])
     try:
+        schema = _schema(source, metadata.tables[table])
         _write(source, target, schema)
         _compare(source, target, schema)
     except pa.ArrowException as error:
@@ -80,15 +80,15 @@ def _compare(source: Path, target: Path, schema: pa.Schema) -> None:
 
 
 def _groups(source: Path, schema: pa.Schema) -> Iterator[Any]:
-    """The rows, in tables of GROUP_ROWS and at most one block more."""
+    """The rows, in tables of GROUP_ROWS or GROUP_BYTES, and at most one block more."""
     blocks: list[Any] = []
     for block in _blocks(source, schema):
         blocks.append(block)
-        if sum(each.num_rows for each in blocks) >= GROUP_ROWS:
-            yield pa.Table.from_batches(blocks)
+        if sum(each.num_rows for each in blocks) >= GROUP_ROWS or sum(each.nbytes for each in blocks) >= GROUP_BYTES:
+            yield pa.concat_tables(blocks)
             blocks = []
     if blocks:
-        yield pa.Table.from_batches(blocks)
+        yield pa.concat_tables(blocks)
 
 
 def _blocks(source: Path, schema: pa.Schema) -> Iterator[Any]:
@@ -96,11 +96,36 @@ def _blocks(source: Path, schema: pa.Schema) -> Iterator[Any]:
     options = pa_csv.ConvertOptions(
         column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False
     )
-    with pa.input_stream(str(source), compression="gzip") as stream:
-        reader = pa_csv.open_csv(
-            stream,
-            read_options=pa_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-            convert_options=options,
-        )
-        yield from (block for block in reader if block.num_rows)
+    with gzip.open(source) as stream:
+        stream.readline()  # the header
+        for block in _whole_rows(stream):
+            yield pa_csv.read_csv(
+                pa.BufferReader(block),
+                read_options=pa_csv.ReadOptions(column_names=schema.names, block_size=len(block), use_threads=False),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+                convert_options=options,
+            )
+
+
+def _whole_rows(stream: gzip.GzipFile) -> Iterator[bytes]:
+    """The text in blocks that end with a row: the reader of CSV refuses a row that is longer than its block."""
+    rest = b""
+    while chunk := stream.read(max(BLOCK_BYTES, len(rest))):
+        block = rest + chunk
+        end = _end_of_rows(block)
+        rest = block[end:]
+        if end:
+            yield block[:end]
+    if rest:
+        yield rest
+
+
+def _end_of_rows(block: bytes) -> int:
+    """Where the last whole row ends. A line break after an odd number of quotes is in a value."""
+    end, quotes = len(block), block.count(b'"')
+    while line_break := block.rfind(b"\n", 0, end) + 1:
+        quotes -= block.count(b'"', line_break, end)
+        if quotes % 2 == 0:
+            return line_break
+        end = line_break - 1
+    return 0

@@ -139,7 +139,7 @@ class RetentionWorker:
         await audit_log.append(
             connection,
             actor=ACTOR,
-            action="usage.drop",
+            action=sink_hours.DROP_ACTION,
             entity="partition",
             entity_id=partition.name,
             after=after,

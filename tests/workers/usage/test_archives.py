@@ -158,6 +158,31 @@ async def test_parquet_archive_has_types_and_bounded_row_groups(
     )
 
 
+async def test_parquet_archive_has_rows_of_any_length(months: Backend, tmp_path: Path) -> None:
+    long = json.dumps({"prompt": 'say "no"' * (1 << 18)})
+    async with months.database.transaction() as connection:
+        lines = [a_line(months.users[0], at=OLD, metadata=escaped(each)) for each in (long, "{}", long)]
+        await ingest(connection, lines)
+    assert len(long) > 2 * parquet.BLOCK_BYTES
+    assert await retention(months, tmp_path, "parquet").run_once() == 2
+    rows = pa_parquet.read_table(tmp_path / "usage_tracking_2025_12.parquet").to_pylist()
+    assert sorted(row["metadata"] for row in rows) == sorted([long, long, "{}", "{}", '{"a": 1}'])
+
+
+async def test_parquet_row_groups_have_bounded_bytes(
+    months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 8192)
+    async with months.database.transaction() as connection:
+        await ingest(connection, [a_line(months.users[0], at=OLD, path="/" + "x" * 1000) for _ in range(50)])
+    assert await retention(months, tmp_path, "parquet").run_once() == 2
+    with pa_parquet.ParquetFile(tmp_path / "usage_tracking_2025_12.parquet") as file:
+        groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert sum(groups) == 52
+    assert max(groups) < 13
+
+
 async def test_parquet_archive_of_a_month_without_rows_has_its_columns(months: Backend, tmp_path: Path) -> None:
     february = MonthPartition("analysis_history", datetime(2026, 2, 1, tzinfo=UTC))
     async with months.database.transaction() as connection:

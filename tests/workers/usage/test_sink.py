@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from prometheus_client import REGISTRY
 from pyarrow import parquet as pa_parquet
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
 
 from gateway import clock
 from gateway.ledger.accounts import users
@@ -65,6 +67,10 @@ async def in_table(backend: Backend) -> Rows:
 def in_sink(folder: Path) -> Rows:
     rows = [row for file in folder.glob("*/*.parquet") for row in pa_parquet.ParquetFile(file).read().to_pylist()]
     return sorted(rows, key=lambda row: str(row["request_id"]))
+
+
+def files_in(folder: Path) -> list[Path]:
+    return list(folder.glob("*/*"))
 
 
 def drafts_in(folder: Path) -> list[Path]:
@@ -255,6 +261,51 @@ async def test_folder_that_cannot_be_written_delays_rows_and_shows_the_lag(month
     assert (len(in_sink(tmp_path / "usage")), lag()) == (1, 0)
 
 
+async def test_hour_that_cannot_be_converted_delays_no_other(
+    months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink, "HOURS_PER_RUN", 2)
+    await write(months, 9, 8, 7, 5, 3)
+    odd = {f"{ago(each).astimezone(UTC):%Y-%m-%d %H}" for each in (9, 8, 7)}
+    convert = parquet.convert
+
+    def refuse(source: Path, target: Path, table: str) -> None:
+        convert(source, target, table)
+        (row,) = pa_parquet.ParquetFile(target).read().to_pylist()
+        if f"{row['created_at']:%Y-%m-%d %H}" in odd:
+            raise OSError(f"{target}: CSV parser got out of sync")
+
+    monkeypatch.setattr(parquet, "convert", refuse)
+    worker = UsageSink(months.database, tmp_path)
+    with capture_logs() as logs:
+        while await worker.run_once():
+            pass
+    assert [entry["hour"][:13].replace("T", " ") for entry in logs if entry["event"] == "usage_sink_failed"] == sorted(
+        odd
+    )
+    assert len(in_sink(tmp_path)) == 2
+    assert 7 * 3600 < (lag() or 0) <= 9 * 3600
+    monkeypatch.setattr(parquet, "convert", convert)
+    while await worker.run_once():
+        pass
+    assert in_sink(tmp_path) == await in_table(months)
+    assert lag() == 0
+
+
+async def test_full_disk_ends_the_run(months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await write(months, 5, 4, 3)
+    tried: list[Path] = []
+
+    def fill(source: Path, _target: Path, _table: str) -> None:
+        tried.append(source)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(parquet, "convert", fill)
+    assert await UsageSink(months.database, tmp_path).run_once() == 0
+    assert len(tried) == 1
+    assert drafts_in(tmp_path) == []
+
+
 async def test_month_is_dropped_once_the_sink_has_it_and_late_rows_come_beside(months: Backend, tmp_path: Path) -> None:
     begins, later = month_before(clock.now(), 1), clock.now() + timedelta(days=70)
     retention = RetentionWorker(months.database, months.journal, keep_months=1, has_sink=True, now=lambda: later)
@@ -264,11 +315,19 @@ async def test_month_is_dropped_once_the_sink_has_it_and_late_rows_come_beside(m
     worker = UsageSink(months.database, tmp_path)
     await worker.run_once()
     assert await retention.run_once() > 0
+    for rows, imports in ((4, False), (5, True), (6, False)):
+        async with months.database.transaction() as connection:
+            if imports:
+                await month_partitions.create(connection, [MonthPartition("usage_tracking", begins)])
+            await ingest(connection, [a_line(months.users[0], at=begins)])
+        await worker.run_once()
+        assert len(in_sink_of(tmp_path, begins)) == 3
+        assert len({row["request_id"] for row in in_sink(tmp_path)}) == len(in_sink(tmp_path)) == rows
+    assert await retention.run_once() == 1
     async with months.database.transaction() as connection:
         await ingest(connection, [a_line(months.users[0], at=begins)])
     await worker.run_once()
-    assert len(in_sink_of(tmp_path, begins)) == 3
-    assert len({row["request_id"] for row in in_sink(tmp_path)}) == len(in_sink(tmp_path)) == 4
+    assert len({row["request_id"] for row in in_sink(tmp_path)}) == len(in_sink(tmp_path)) == 7
 
 
 async def test_row_that_comes_just_before_the_drop_keeps_its_month(
@@ -301,7 +360,15 @@ async def test_rows_without_a_month_move_into_the_file_of_their_hour(backend: Ba
     assert in_sink(tmp_path) == await in_table(backend) != []
     async with backend.database.transaction() as connection:
         await month_partitions.create(connection, [MonthPartition("usage_tracking", begins)])
-        await ingest(connection, [a_line(backend.users[0], at=begins)])
     await worker.run_once()
     assert in_sink(tmp_path) == await in_table(backend)
-    assert len(in_sink_of(tmp_path, begins)) == 4
+    assert len(in_sink_of(tmp_path, begins)) == 3
+    assert len(files_in(tmp_path)) == 1
+
+
+async def test_rows_that_move_to_their_month_are_marked_only_for_a_sink(backend: Backend) -> None:
+    await backend.a_user()
+    async with backend.database.transaction() as connection:
+        await ingest(connection, [a_line(backend.users[0], at=month_before(clock.now(), 1))])
+        await month_partitions.create_missing(connection, now=month_before(clock.now(), 1))
+        assert (await connection.execute(text("SELECT count(*) FROM usage_sink_changes"))).scalar_one() == 0
