@@ -18,6 +18,9 @@ from gateway.http.known_hosts import KnownHosts
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 ROLES = {"proxy": "StatefulSet", "admin": "Deployment", "worker": "Deployment"}
+# What the processes of a pod take together a minute after the start, in MiB (docs/kubernetes.md), and the worker more
+# while it writes Parquet.
+MEASURED, PARQUET = {"proxy": 362, "admin": 253, "worker": 206}, 240
 STOPPING_SECONDS = 12.2  # besides shutdown_delay and drain_timeout (docs/rollouts.md)
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 
@@ -106,6 +109,18 @@ def test_pods_are_probed_and_stopped_as_the_gateway_answers_and_stops() -> None:
             "readiness": "/readyz",
         }
         assert {probe["port"] for probe in paths.values()} == {"health"}
+
+
+def test_pods_have_the_memory_that_their_processes_take() -> None:
+    for role, taken in MEASURED.items():
+        resources = pods()[role]["spec"]["containers"][0]["resources"]
+        most = taken + (PARQUET if role == "worker" else 0)
+        assert mebibytes(resources["requests"]["memory"]) >= 1.2 * taken, role
+        assert mebibytes(resources["limits"]["memory"]) >= 1.4 * most, role
+
+
+def mebibytes(written: str) -> int:
+    return int(written[:-2]) * {"Mi": 1, "Gi": 1024}[written[-2:]]
 
 
 def test_pods_may_do_no_more_than_they_need() -> None:
