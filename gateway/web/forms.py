@@ -13,6 +13,7 @@ from starlette.requests import Request
 from gateway.api import error_responses
 from gateway.api.error_responses import ErrorResponse
 from gateway.http.problem_types import PROBLEM_TYPES
+from gateway.web.wording import sentence
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -99,6 +100,10 @@ class Form:
             self._refuse(error_responses.refusal_of(error))
         return None
 
+    def blame(self, shown: Mapping[str, str]) -> None:
+        """Has errors of fields of the API stand at the fields of the form that they were made of."""
+        self.errors = {shown.get(field, field): text for field, text in self.errors.items()}
+
     def refuse(self, field: str, message: str) -> None:
         self._refuse(error_responses.invalid(field, message))
 
@@ -112,12 +117,6 @@ class Form:
 def _refusal_of(error: ValidationError) -> ErrorResponse:
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     return error_responses.of_errors([{**each, "loc": ("body", *each["loc"])} for each in errors])
-
-
-def sentence(message: str) -> str:
-    """A message of the API as a sentence: `required` becomes `Required.`"""
-    text = message[:1].upper() + message[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 async def read_form(request: Request) -> Form:

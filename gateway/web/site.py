@@ -21,6 +21,7 @@ from gateway.web.charts import bar_chart, line_chart
 from gateway.web.cookies import Cookies, CookieSigner
 from gateway.web.formats import FILTERS
 from gateway.web.forms import Form
+from gateway.web.wording import label
 
 _FLASH_LIFETIME = timedelta(minutes=1)
 Tone = Literal["done", "problem"]
@@ -66,7 +67,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= FILTERS
+    made.filters |= {**FILTERS, "label": label}
     made.globals |= {"line_chart": line_chart, "bar_chart": bar_chart, "feature_names": feature_names}
     return made
 

@@ -22,8 +22,9 @@ from gateway.clock import now
 from gateway.config.operation.console import Console as ConsoleSettings
 from gateway.web.console.in_process import ApiCaller, ApiRefused
 from gateway.web.console.single_sign_on import Identity, proxy
-from gateway.web.forms import Form, sentence
+from gateway.web.forms import Form
 from gateway.web.site import Site, Visit
+from gateway.web.wording import sentence
 
 if TYPE_CHECKING:  # Authlib is an extra
     from gateway.web.console.single_sign_on.provider import OpenIdProvider

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
 
 from gateway.web.console.in_process import segment
 from gateway.web.console.operator import Operator
+from gateway.web.formats import number, words
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
 
@@ -28,6 +29,15 @@ class Change(NamedTuple):
     field: str
     before: object
     after: object
+
+    def told(self) -> Iterator[tuple[str, str, str]]:
+        """What is changed, before and after, for people: of a mapping what differs of it."""
+        if not isinstance(self.before, dict) or not isinstance(self.after, dict):
+            yield words(self.field), _told(self.before), _told(self.after)
+            return
+        for name in {**self.before, **self.after}:
+            if (before := self.before.get(name)) != (after := self.after.get(name)):
+                yield f"{words(self.field)}: {words(name)}", _told(before), _told(after)
 
 
 NUMBERS = (
@@ -148,13 +158,27 @@ async def _plan(page: Operator) -> dict[str, Any]:
 def _fields(plan: Mapping[str, Any]) -> dict[str, object]:
     """The plan as the fields of its form."""
     features = "\n".join(f"{name}: {json.dumps(value)}" for name, value in plan["features"].items())
-    tiers = "\n".join(
-        f"{tier['up_to'] or '*'}: {tier['unit_price']}" + (f" {flat}" if (flat := tier["flat_price"]) != "0" else "")
-        for tier in plan["tiers"]
-    )
+    tiers = "\n".join(map(_tier, plan["tiers"]))
     overage = plan["overage"] or {}
     prices = {"overage_credits": overage.get("credits"), "overage_price": overage.get("price"), "tiers": tiers}
     return {**plan, **prices, "features": features}
+
+
+def _tier(tier: Mapping[str, Any]) -> str:
+    flat = tier["flat_price"]
+    return f"{tier['up_to'] or '*'}: {tier['unit_price']}" + (f" {flat}" if flat != "0" else "")
+
+
+def _told(value: object) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return number(value)
+    if isinstance(value, list):
+        return ", ".join(_tier(each) if isinstance(each, dict) else str(each) for each in value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _changes(plan: Mapping[str, Any], form: Form) -> list[Change]:

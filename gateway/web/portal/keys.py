@@ -16,6 +16,8 @@ from gateway.web.portal.customer import Customer
 from gateway.web.portal.first_call import examples, first_route
 
 ROWS = 25
+# Of the API, by what they are made of.
+_FIELDS = {"expires_at": "expires_on"}
 # How long an old key goes on working: a grace and how it is called.
 GRACES = (("0", "Stops at once"), ("3600", "1 hour"), ("86400", "1 day"), ("604800", "7 days"))
 
@@ -46,6 +48,7 @@ async def submit_new_key(page: Customer) -> Response:
 
     made = await form.submit(call)
     if made is None:
+        form.blame(_FIELDS)
         return page.visit.render("portal/key_new.html", status=form.status, form=form)
     return _show_secret(page, made)
 
@@ -77,6 +80,7 @@ async def submit_key(page: Customer) -> Response:
 
     changed = await form.submit(call)
     if changed is None:
+        form.blame(_FIELDS)
         return page.visit.render("portal/key.html", status=form.status, key=await _key(page), form=form)
     return page.visit.redirect("/keys", f"The key {changed.name} is changed.")
 

@@ -27,6 +27,7 @@ async def make_coupon(page: Operator) -> Response:
     form = page.form
     made = await page.submit(lambda: page.api.post("/coupons", _body(form), once=page.once))
     if made is None:
+        form.blame(dict.fromkeys(KINDS, "value"))
         return await _list(page, form)
     return page.visit.redirect("/coupons", f"Customers can enter {made['code']} from now on.")
 

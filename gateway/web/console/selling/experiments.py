@@ -66,13 +66,13 @@ async def _result(page: Operator) -> Response:
     experiment = await page.api.get(_path(page))
     report = await page.api.get(f"{_path(page)}/report")
     controls = report["variants"][0]["estimates"]
-    chart = interval_chart("Differences to the control, each with its interval of 95 %", list(_rows(report)))
+    rows = list(_rows(report))
     return page.render(
         "experiment.html",
         status=page.form.status,
         experiment=experiment,
         report=report,
-        chart=chart if any(each["value"] for each in controls) else None,
+        chart=interval_chart("Differences to the control, each with its interval of 95 %", rows) if rows else None,
         form=page.form,
         metrics=METRICS,
         of={(each["metric"], each["currency"]): each["value"] for each in controls},
