@@ -43,6 +43,7 @@ SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GAT
 START_SECONDS, STOP_SECONDS, REPLAY_SECONDS = 60, 30, 30
 CONFIG = """
 server: {{public: 127.0.0.1:0}}
+portal: {{enabled: false}}
 data_dir: {data_dir}
 database: {{url: "{database_url}"}}
 redis: {{url: "{redis_url}", partitions: {partitions}, timeout: 2s}}

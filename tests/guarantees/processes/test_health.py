@@ -39,6 +39,7 @@ POLL_SECONDS = 0.1
 OPEN_CALLS = 5
 DOCUMENT = """
 server: {{public: "127.0.0.1:0", admin: "127.0.0.1:0", health: "127.0.0.1:0", shutdown_delay: {delay}}}
+portal: {{enabled: false}}
 redis: {{timeout: 2s, partitions: 4, on_outage: {on_outage}}}
 upstreams: {{main: {{targets: ["{upstream}"], max_share_per_account: 1}}}}
 routes: [{{name: call, match: {{path: /v1/**}}, upstream: main, price: {{credits: 1}}}}]

@@ -38,6 +38,7 @@ START_SECONDS = 60.0  # only a failure waits so long
 PATIENCE_SECONDS = 60.0
 CLOCKS, ROOT = Path(__file__).parent / "clocks", Path(__file__).parents[3]
 DOCUMENT = """
+portal: {{enabled: false}}
 redis: {{partitions: {partitions}, timeout: 100ms}}
 upstreams: {{main: {{targets: ["{upstream}"]}}}}
 routes: [{{name: call, match: {{path: /v1/**}}, upstream: main, price: {{credits: 1}}}}]
