@@ -26,7 +26,7 @@ CheckedRole = Annotated[
     Literal["proxy", "admin", "worker"] | None,
     typer.Option(
         "--role",
-        help="Ask for the secrets of this role alone.",
+        help="Ask for the secrets and extras of this role alone.",
     ),
 ]
 

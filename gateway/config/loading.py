@@ -106,6 +106,8 @@ def load(
     routes = read_routes(reader, upstreams)
     plans = read_plans(reader)
     _check_listeners(document, sections.server)
+    if "worker" in roles:
+        _check_extra(document, sections.usage)
     check_unique(document, ("billing", "packs"), [pack.id for pack in sections.billing.packs])
     data_dir = _data_dir(document, sections.data_dir)
     required = _required(document, sections, environ, data_dir, persist=persist_secrets and not document.problems)
@@ -213,6 +215,12 @@ def _check_listeners(document: Document, server: Server) -> None:
     for name, address in (("public", server.public), ("admin", server.admin)):
         if server.health == address and address.port and address != DEFAULT_HEALTH:
             document.report(("server", "health"), f"must differ from server.{name}, both are {address}")
+
+
+def _check_extra(document: Document, usage: Usage) -> None:
+    if setting := usage.setting_without_extra():
+        message = "needs the extra `parquet`: pip install 'metering-gateway[parquet]'"
+        document.report(("usage", setting), message)
 
 
 def _required(

@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 
 from gateway.config import Address, Config, ConfigError, ConfigProblem, load
+from gateway.config.secrets import COMMAND
 from policies.billing.money import CreditValue
 from policies.pricing.price import Price
 
@@ -167,9 +168,21 @@ def test_parquet_archives_need_their_extra(
     written = "usage: {keep_months: 13, archive: archive, archive_format: parquet}"
     assert load_text(written).usage.archive_format == "parquet"
     assert "must be" in str(problems_of("usage: {archive_format: orc}"))
+    assert "archive_format needs archive" in str(problems_of("usage: {keep_months: 13, archive_format: parquet}"))
     monkeypatch.setattr("gateway.config.operation.records.find_spec", lambda name: None)  # noqa: ARG005 - as it is called
-    assert "archive_format needs the extra `parquet`" in str(problems_of(written))
-    assert "sink needs the extra `parquet`" in str(problems_of("usage: {sink: usage}"))
+    for setting, text in (("archive_format", written), ("sink", "usage: {sink: usage}")):
+        (problem,) = problems_of(text)
+        assert f"gateway.yaml:1: usage.{setting}: needs the extra `parquet`" in str(problem)
+
+
+@pytest.mark.parametrize("role", ["proxy", "admin", "portal", COMMAND])
+def test_only_workers_need_the_extra_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    monkeypatch.setattr("gateway.config.operation.records.find_spec", lambda name: None)  # noqa: ARG005 - as it is called
+    file = tmp_path / "gateway.yaml"
+    file.write_text("usage: {sink: usage}")
+    assert load(file, SECRETS, roles=(role,)).usage.sink is not None
+    with pytest.raises(ConfigError, match="extra `parquet`"):
+        load(file, SECRETS, roles=("worker",))
 
 
 def test_sink_of_usage_is_a_folder_and_off_by_default(load_text: Load, problems_of: Problems) -> None:

@@ -68,6 +68,7 @@ FAULTS = (
     Fault("GatewayJournalLags", {"gateway_journal_lag_seconds": "0x5 400x9 0x5"}, 13, 18),
     Fault("GatewayJournalEntryRefused", {"gateway_journal_poison_total": "0x5 1x80"}, 8, 75),
     Fault("GatewayUsageNotArchived", {"gateway_usage_archive_failures_total": "0x5 1x250"}, 8, 200),
+    Fault("GatewayUsageSinkLags", {"gateway_usage_sink_lag_seconds": "0x5 8000x14 0x5"}, 18, 23),
     Fault("GatewaySettlementsLost", {"gateway_settlements_lost_total": "0x5 1x80"}, 8, 75),
     Fault("GatewaySettlementsLost", {"gateway_spool_failures_total": "0x5 1x80"}, 8, 75),
     Fault("GatewaySpoolGrows", {"gateway_spool_entries": "0x5 3x14 0x5"}, 18, 23),

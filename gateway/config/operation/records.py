@@ -66,6 +66,10 @@ class Usage:
     def __post_init__(self) -> None:
         if self.archive is not None and self.keep_months is None:
             raise ValueError("archive needs keep_months: only months that are dropped are archived")
-        needs_parquet = "sink" if self.sink is not None else "archive_format" if self.archive_format != "csv" else None
-        if needs_parquet and find_spec("pyarrow") is None:
-            raise ValueError(f"{needs_parquet} needs the extra `parquet`: pip install 'metering-gateway[parquet]'")
+        if self.archive_format != "csv" and self.archive is None:
+            raise ValueError("archive_format needs archive: without it nothing is archived")
+
+    def setting_without_extra(self) -> str | None:
+        """The setting that needs the extra `parquet` where that is not installed."""
+        setting = "sink" if self.sink is not None else "archive_format" if self.archive_format != "csv" else None
+        return setting if find_spec("pyarrow") is None else None

@@ -27,7 +27,7 @@ from tests.proxy.upstream import ScriptedUpstream
 from tests.support.polling import listening
 
 PROMETHEUS = shutil.which("prometheus")
-# Every duration of the rules is divided by this, also the one that is a threshold: the lag of the journal.
+# Every duration of the rules is divided by this, also those that are thresholds: the lags of the journal and the sink.
 SHORTENED = 30
 PATIENCE_SECONDS = 90.0  # a shortened window and `for` take 20 s at most, what makes the fault the rest
 CLIENTS = 4
@@ -35,7 +35,7 @@ TRIES = 5
 STRIPE_SECRET = "whsec_of_a_test"
 DOCUMENT = """
 redis: {{timeout: 3s, partitions: 4}}
-usage: {{keep_months: 1, archive: "{folder}/archive"}}
+usage: {{keep_months: 1, archive: "{folder}/archive", sink: "{folder}/sink"}}
 upstreams:
   main: {{targets: ["http://127.0.0.1:{upstream}"], max_share_per_account: 1, retries: 0}}
 routes: [{{name: call, match: {{path: /v1/**}}, upstream: main, price: {{credits: 1}}}}]
@@ -43,6 +43,7 @@ plans: [{{id: open, name: Open, price: 0}}]
 billing: {{stripe: {{api_base: "http://127.0.0.1:{stripe}"}}}}
 """
 _DURATION = re.compile(r"(?<=\[)\d+[smh](?=\])|(?<=offset )\d+[smh]|(?<=for: )\d+[smh]")
+_LAGS = {"gateway_journal_lag_seconds": 300, "gateway_usage_sink_lag_seconds": 7200}
 _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000}
 
 
@@ -110,9 +111,10 @@ class Site:
 
 def shortened(rules: Path) -> str:
     text = _DURATION.sub(lambda found: f"{int(found[0][:-1]) * _UNITS[found[0][-1]] // SHORTENED}ms", rules.read_text())
-    lag = "gateway_journal_lag_seconds > "
-    assert f"{lag}300" in text
-    return text.replace(f"{lag}300", f"{lag}{300 // SHORTENED}")
+    for metric, seconds in _LAGS.items():
+        assert f"{metric} > {seconds}\n" in text
+        text = text.replace(f"{metric} > {seconds}\n", f"{metric} > {seconds // SHORTENED}\n")
+    return text
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import hmac
 import json
 import re
 import resource
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ REFUSE_EXPIRY = """
     CREATE TRIGGER refuse BEFORE INSERT ON credit_ledger FOR EACH ROW WHEN (NEW.kind = 'expiry')
     EXECUTE FUNCTION refuse()
 """
+MARK_AN_HOUR = "INSERT INTO usage_sink_changes (hour) VALUES (date_trunc('hour', now()) - interval '5 hours')"
 EXPIRE = """
     UPDATE credit_grants SET effective_at = now() - interval '1 day', expires_at = now() - interval '1 minute'
      WHERE user_id = $1
@@ -98,6 +100,18 @@ async def archive_folder_is_a_file(site: Site) -> AsyncIterator[None]:
     yield
     path.unlink()
     path.mkdir()
+
+
+@asynccontextmanager
+async def sink_folder_is_a_file(site: Site) -> AsyncIterator[None]:
+    path = site.folder / "sink"
+    if path.exists():
+        shutil.rmtree(path)
+    path.write_text("")
+    async with sql(site, MARK_AN_HOUR):
+        await restarted(site)  # else it would notice within a minute
+        yield
+    path.unlink()
 
 
 @asynccontextmanager
@@ -287,6 +301,7 @@ async def stripe_is_down(site: Site) -> AsyncIterator[None]:
 FAULTS: dict[str, dict[str, Fault]] = {
     "records": {
         "GatewayUsageNotArchived": archive_folder_is_a_file,
+        "GatewayUsageSinkLags": sink_folder_is_a_file,
         "GatewayBooksDisagree": balance_is_changed_by_hand,
         "GatewaySettlementsLost": disk_is_full,
         "GatewayStoreWentBack": postgresql_is_restored,
