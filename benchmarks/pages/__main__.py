@@ -31,7 +31,10 @@ def main() -> None:
     visiting.add_argument("--rounds", type=int, default=5)
     visiting.add_argument("--seconds", type=int, default=8)
     visiting.add_argument("--reading-seconds", type=float, default=READING_SECONDS)
-    visiting.add_argument("--apart", action="store_true", help="calls have a core of their own")
+    visiting.add_argument("--only", choices=["portal", "console"], default="", help="the pages that all of them read")
+    visiting.add_argument(
+        "--first", action="store_true", help="calls get a core before pages do, by a real-time priority"
+    )
     given = parser.parse_args()
     print(describe(), flush=True)
     if given.command == "fill":
@@ -44,7 +47,8 @@ def main() -> None:
             rounds=given.rounds,
             seconds=given.seconds,
             reading_seconds=given.reading_seconds,
-            is_apart=given.apart,
+            only=given.only,
+            is_first=given.first,
         )
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.machine import Family
+from benchmarks.machine import Family, pids_running
 from benchmarks.overhead import buckets, quantile
 from benchmarks.pages.visitors import PATIENCE_SECONDS, People, console_of, portal_of
 from benchmarks.peers import nginx, ours
-from benchmarks.peers.load import CONNECTIONS, Case, drive
+from benchmarks.peers.load import CONNECTIONS, Case, Sample, drive
 
 _CALL = Case("small JSON", "/call")
 _PORTAL_PAGES: Sequence[str] = (
@@ -43,12 +43,13 @@ _CONSOLE_PAGES: Sequence[str] = (
 _PORTAL = "portal: {url: http://127.0.0.1}\n"
 
 Round = tuple[float, ...]
+_COLUMNS = ("p50 ms", "p99 ms", "p99 ms of the client", "the proxy waits for a core, µs a call", "Valkey waits")
 
 
-def measure(*, people: int, rounds: int, seconds: int, reading_seconds: float, is_apart: bool) -> None:
-    """Prints the medians of both kinds of rounds, and the ratio of their p99.
+def measure(*, people: int, rounds: int, seconds: int, reading_seconds: float, only: str, is_first: bool) -> None:
+    """Prints the medians of both kinds of rounds, and the ratios of their p99. `only` is the pages that people read.
 
-    `is_apart` gives calls a core of their own: what is left then is what pages cost the loop of calls itself.
+    `is_first` gives calls a core whenever they can use one: what is left then is what pages cost the loop of calls.
     """
     alone: list[Round] = []
     beside: list[Round] = []
@@ -60,22 +61,29 @@ def measure(*, people: int, rounds: int, seconds: int, reading_seconds: float, i
         most = drive(contender, _CALL, folder, seconds=seconds).requests_per_second
         calls = replace(_CALL, pause_ms=round(CONNECTIONS / most * 4 * 1000))
         on_path = (contender.processes, contender.behind["Valkey"])
-        if is_apart:
-            _set_apart(on_path)
+        if is_first:
+            for each in (*on_path, pids_running(Family.of(os.getpid()), "nginx")):
+                _put_first(each)
+
+        def load() -> Sample:
+            if not is_first:
+                return drive(contender, calls, folder, seconds=seconds)
+            with _first():
+                return drive(contender, calls, folder, seconds=seconds)
 
         def time_calls() -> Round:
             before = buckets(printed["admin_url"])
             waited = [each.waited_seconds() for each in on_path]
-            rate = drive(contender, calls, folder, seconds=seconds).requests_per_second
+            sample = load()
             waits = [
-                1e6 * (each.waited_seconds() - since) / (rate * seconds)
+                1e6 * (each.waited_seconds() - since) / (sample.requests_per_second * seconds)
                 for each, since in zip(on_path, waited, strict=True)
             ]
             after = buckets(printed["admin_url"])
             counted = [(bound, count - before.get(bound, 0.0)) for bound, count in after.items()]
-            return 1000 * quantile(counted, 0.5), 1000 * quantile(counted, 0.99), *waits
+            return 1000 * quantile(counted, 0.5), 1000 * quantile(counted, 0.99), sample.p99_ms, *waits
 
-        browsers = _browsers(printed, people)
+        browsers = _browsers(printed, people, only=only)
         time_calls()  # connections, caches
         for _ in range(rounds):
             alone.append(time_calls())
@@ -83,32 +91,48 @@ def measure(*, people: int, rounds: int, seconds: int, reading_seconds: float, i
             with visitors.clicking():
                 beside.append(time_calls())
             pages += visitors.seconds
-    ratios = [with_people[1] / without[1] for with_people, without in zip(beside, alone, strict=True)]
     print(f"{most / 4:,.0f} calls/s, medians of {rounds} rounds (spread)\n")
-    print("| calls | p50 ms | p99 ms | the proxy waits for a core, µs a call | Valkey waits |\n|---|---|---|---|---|")
+    print(f"| calls | {' | '.join(_COLUMNS)} |\n|---|{'---|' * len(_COLUMNS)}")
     print(_row("alone", alone))
     print(_row(f"beside {people} people", beside))
-    print(f"\np99 beside them {_shown(ratios)} times that of the round before; ", end="")
+    ratios = [
+        _shown([there[column] / here[column] for there, here in zip(beside, alone, strict=True)]) for column in (1, 2)
+    ]
+    print(f"\nthe p99 beside them {ratios[0]}, of the client {ratios[1]}, times that of the round before; ", end="")
     print(f"{len(pages):,} pages, p50 {1000 * statistics.median(pages):.0f} ms")
 
 
-def _set_apart(on_path: Sequence[Family]) -> None:
-    """The proxy and Valkey on the first core, all else of this benchmark, its load too, on the others."""
-    first, *others = sorted(os.sched_getaffinity(0))
-    if not others:
-        raise SystemExit("--apart needs two cores")
-    calls = frozenset[int]().union(*(each.pids for each in on_path))
-    for pid in Family.of(os.getpid()).pids:
+def _put_first(family: Family) -> None:
+    """By a real-time priority: the scheduler then gives them any core that does other work."""
+    for pid in family.pids:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {first} if pid in calls else others)
+            _schedule(int(task.name), os.SCHED_RR, priority=1)
 
 
-def _browsers(printed: dict[str, Any], people: int) -> list[tuple[httpx.Client, Sequence[str]]]:
+@contextmanager
+def _first() -> Iterator[None]:
+    """For what this thread starts meanwhile."""
+    _schedule(0, os.SCHED_RR, priority=1)
+    try:
+        yield
+    finally:
+        _schedule(0, os.SCHED_OTHER, priority=0)
+
+
+def _schedule(thread: int, policy: int, *, priority: int) -> None:
+    try:
+        os.sched_setscheduler(thread, policy, os.sched_param(priority))
+    except PermissionError:
+        raise SystemExit("--first needs CAP_SYS_NICE") from None
+
+
+def _browsers(printed: dict[str, Any], people: int, *, only: str) -> list[tuple[httpx.Client, Sequence[str]]]:
     headers = {"authorization": f"Bearer {printed['admin_token']}"}
     with httpx.Client(base_url=f"{printed['admin_url']}/admin/v1", headers=headers, timeout=PATIENCE_SECONDS) as admin:
         found = admin.get("/users", params={"email": "ok@example.com"}).raise_for_status().json()["data"][0]["id"]
-    customers = [(portal_of(printed, found), _PORTAL_PAGES) for _ in range((people + 1) // 2)]
-    return customers + [(console_of(printed), _CONSOLE_PAGES) for _ in range(people // 2)]
+    operators = {"portal": 0, "console": people}.get(only, people // 2)
+    customers = [(portal_of(printed, found), _PORTAL_PAGES) for _ in range(people - operators)]
+    return customers + [(console_of(printed), _CONSOLE_PAGES) for _ in range(operators)]
 
 
 def _row(name: str, rounds: list[Round]) -> str:
