@@ -31,6 +31,7 @@ def main() -> None:
     visiting.add_argument("--rounds", type=int, default=5)
     visiting.add_argument("--seconds", type=int, default=8)
     visiting.add_argument("--reading-seconds", type=float, default=READING_SECONDS)
+    visiting.add_argument("--calls-per-second", type=int, default=1500)
     visiting.add_argument("--only", choices=["portal", "console"], default="", help="the pages that all of them read")
     visiting.add_argument(
         "--first", action="store_true", help="calls get a core before pages do, by a real-time priority"
@@ -47,6 +48,7 @@ def main() -> None:
             rounds=given.rounds,
             seconds=given.seconds,
             reading_seconds=given.reading_seconds,
+            calls_per_second=given.calls_per_second,
             only=given.only,
             is_first=given.first,
         )

@@ -1,7 +1,7 @@
 """What people who click cost the calls beside them: the gateway's share of a call, with and without them.
 
-Rounds with people and without take turns, at a quarter of the calls that the gateway can serve: pages are work of
-another process, on the same cores. Half of the people are customers in the portal, half operators in the console.
+Rounds with people and without take turns: pages are work of another process, on the same cores. Half of the people are
+customers in the portal, half operators in the console.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ Round = tuple[float, ...]
 _COLUMNS = ("p50 ms", "p99 ms", "p99 ms of the client", "the proxy waits for a core, µs a call", "Valkey waits")
 
 
-def measure(*, people: int, rounds: int, seconds: int, reading_seconds: float, only: str, is_first: bool) -> None:
+def measure(
+    *, people: int, rounds: int, seconds: int, reading_seconds: float, calls_per_second: int, only: str, is_first: bool
+) -> None:
     """Prints the medians of both kinds of rounds, and the ratios of their p99. `only` is the pages that people read.
 
     `is_first` gives calls a core whenever they can use one: what is left then is what pages cost the loop of calls.
@@ -58,8 +60,7 @@ def measure(*, people: int, rounds: int, seconds: int, reading_seconds: float, o
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         upstream = stack.enter_context(nginx.upstream(folder))
         contender, printed = stack.enter_context(ours.serving(folder, upstream, more_routes=_PORTAL))
-        most = drive(contender, _CALL, folder, seconds=seconds).requests_per_second
-        calls = replace(_CALL, pause_ms=round(CONNECTIONS / most * 4 * 1000))
+        calls = replace(_CALL, pause_ms=round(1000 * CONNECTIONS / calls_per_second))
         on_path = (contender.processes, contender.behind["Valkey"])
         if is_first:
             for each in (*on_path, pids_running(Family.of(os.getpid()), "nginx")):
@@ -91,7 +92,7 @@ def measure(*, people: int, rounds: int, seconds: int, reading_seconds: float, o
             with visitors.clicking():
                 beside.append(time_calls())
             pages += visitors.seconds
-    print(f"{most / 4:,.0f} calls/s, medians of {rounds} rounds (spread)\n")
+    print(f"{calls_per_second:,} calls/s, medians of {rounds} rounds (spread)\n")
     print(f"| calls | {' | '.join(_COLUMNS)} |\n|---|{'---|' * len(_COLUMNS)}")
     print(_row("alone", alone))
     print(_row(f"beside {people} people", beside))
