@@ -163,7 +163,10 @@ async def test_usage_is_filtered_by_the_address_and_downloaded(ada: Visitor) -> 
 async def test_filters_that_mean_nothing_are_told(ada: Visitor) -> None:
     unread: list[dict[str, Any]] = [{"from": "yesterday"}, {"outcome": "nice"}, {"api_key_id": "1"}, {"cursor": "x"}]
     for filters in unread:
-        await ada.get("/usage", status=422, **filters)
+        (name,) = filters
+        page = await ada.get("/usage", status=422, **filters)
+        assert f'href="#f-{name}"' in page
+        assert name == "cursor" or f'id="f-{name}"' in page
         await ada.get("/usage.csv", status=422, **filters)
     for path in ("/keys", "/billing/invoices", "/billing/payments", "/credits"):
         await ada.get(path, status=422, cursor="x")
