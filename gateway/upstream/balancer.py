@@ -208,7 +208,7 @@ class Upstream:
                     raise
                 self._report_retry("stale")
                 connection, may_replace = None, False
-            except BaseException:
+            except BaseException:  # a cancellation, too, gives the connection back
                 response.close()
                 raise
 

@@ -185,7 +185,8 @@ async def test_backup_waits_for_nobody_who_writes(backend: Backend, tmp_path: Pa
     async with backend.database.transaction() as connection:
         await connection.execute(text("UPDATE catalogue SET version = version + 1"))
         async with asyncio.timeout(10):
-            await back_up(backend.database, None, tmp_path / "backup")
+            manifest = await back_up(backend.database, None, tmp_path / "backup")
+    assert "catalogue" in {table.name for table in manifest.tables}
 
 
 async def test_backup_on_a_full_disk_says_so(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,8 @@ def test_accepted_path_has_one_reading(path: bytes) -> None:
 def test_properly_encoded_path_is_accepted(segments: list[str]) -> None:
     if any(ord(char) < 0x20 for segment in segments for char in segment):
         return
-    canonical_path(("/" + "/".join(quote(segment, safe="") for segment in segments)).encode())
+    encoded = ("/" + "/".join(quote(segment, safe="") for segment in segments)).encode()
+    assert unquote_to_bytes(canonical_path(encoded)) == ("/" + "/".join(segments)).encode()
 
 
 _PCHAR = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,=:@"

@@ -217,6 +217,7 @@ async def test_proxy_without_a_known_caller_needs_postgresql_and_with_outage_cre
         await proxy.becomes("database")
         site.postgres.thaw()
         await proxy.becomes()
+        assert await proxy.call() == 200
 
 
 async def test_frozen_process_is_not_ready_and_one_killed_leaves_no_open_calls_in_the_metrics(site: Site) -> None:
@@ -309,6 +310,7 @@ async def test_worker_shows_its_series_and_nothing_of_one_that_is_dead(site: Sit
         await worker.shows(gateway_journal_lag_seconds=None)
         await worker.becomes()
         await worker.shows(gateway_journal_lag_seconds=0)
+        assert worker.child("worker") != child
 
         site.postgres.freeze()
         await worker.becomes("database")

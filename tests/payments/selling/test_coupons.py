@@ -224,10 +224,11 @@ async def test_checkout_that_is_told_while_another_takes_its_coupon_is_ended(
 ) -> None:
     coupon = await a_coupon(stripe_stack)
     body = {"pack": "pack-100", "coupon": coupon.code}
-    is_listed = asyncio.Event()
+    is_reserved, is_listed = asyncio.Event(), asyncio.Event()
     create, list_open = stripe_stack.provider.create_checkout, redemptions.list_open
 
     async def create_once_listed(*arguments: Any) -> Any:
+        is_reserved.set()
         await asyncio.wait_for(is_listed.wait(), 60)
         return await create(*arguments)
 
@@ -240,10 +241,9 @@ async def test_checkout_that_is_told_while_another_takes_its_coupon_is_ended(
 
     monkeypatch.setattr(stripe_stack.provider, "create_checkout", create_once_listed)
     monkeypatch.setattr(redemptions, "list_open", list_and_let_the_other_tell)
-    async with customer(stripe_stack) as (user, client):
+    async with customer(stripe_stack) as (_, client):
         first = asyncio.create_task(client.post("/me/credits/checkout", json=body))
-        while await statuses(stripe_stack, user) != ["reserved"]:  # noqa: ASYNC110 - no event
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(is_reserved.wait(), 60)
         answers = [await client.post("/me/credits/checkout", json=body), await first]
         sessions = [await session_of(stripe_stack, each.json()["id"]) for each in answers]
     assert [fake_stripe.objects[each]["status"] for each in sessions] == ["open", "expired"]

@@ -31,6 +31,7 @@ from tests.api.conftest import TOKEN, admin_app
 from tests.payments.conftest import STRIPE_SECRETS, stripe_provider
 from tests.payments.fake_stripe import FakeStripe, signed
 from tests.payments.payment_stack import account_app
+from tests.support.polling import eventually
 
 GUIDE = (Path(__file__).parents[3] / "docs/guides/stripe.md").read_text("utf-8")
 STRICT = 'set -euo pipefail\ncurl() { command curl --fail --show-error --no-progress-meter "$@"; echo; }\n'
@@ -77,8 +78,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """The address at which the application answers."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", ws="none"))
     running = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.005)
+    await eventually(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
