@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 # The domains of the ledger. Each may import those before it; all are built on `db`, which imports none of them.
 LEDGER_ORDER = (
-    *("db", "audit", "catalogue", "credits", "usage"),
+    *("db", "importing", "audit", "catalogue", "credits", "usage"),
     *("subscriptions", "invoicing", "accounts", "payments", "reports"),
 )
 # The composition root and the command line construct, so only they may import from all rooms.

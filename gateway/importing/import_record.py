@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
-from gateway.ledger.db import imports
 from gateway.ledger.db.session import Database, DatabaseUnavailable
+from gateway.ledger.importing import imports
 
 
 class ImportCanceled(Exception):  # noqa: N818 - named for the condition

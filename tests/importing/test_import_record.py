@@ -10,9 +10,9 @@ import pytest
 from gateway.importing import import_record
 from gateway.importing.import_record import ImportCanceled, ImportRecord
 from gateway.importing.importer import RowsRefused
-from gateway.ledger.db import imports
-from gateway.ledger.db.imports import Import
 from gateway.ledger.db.session import Database
+from gateway.ledger.importing import imports
+from gateway.ledger.importing.imports import Import
 from tests.importing.conftest import NewSource
 from tests.importing.examples import plan_permissions, write
 from tests.importing.importing import balances, differences, run_import

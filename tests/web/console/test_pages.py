@@ -12,8 +12,8 @@ import httpx
 from gateway.api.admin import AdminApi
 from gateway.clock import now
 from gateway.ledger.accounts import users
-from gateway.ledger.db import imports
 from gateway.ledger.db.session import Database
+from gateway.ledger.importing import imports
 from gateway.ledger.payments import payments, webhook_events
 from gateway.ledger.usage import ingestion
 from gateway.web.console.app import round_money

@@ -13,7 +13,7 @@ from gateway.api.admin.background_runs import RunState
 from gateway.api.admin.dependencies import UnitOfWorkDep
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
-from gateway.ledger.db import imports
+from gateway.ledger.importing import imports
 
 router = APIRouter(prefix="/imports", tags=["imports"])
 

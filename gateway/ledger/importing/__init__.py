@@ -1,0 +1,1 @@
+"""The record of what was brought from other systems."""
