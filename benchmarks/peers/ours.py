@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.machine import Family, pids_running
 from benchmarks.peers.contender import Contender
 
+LOG_LINES = 20
 _CASES = frozenset(
     {"small JSON", "1 MB upload", "100 events", "1,000 idle connections", "chat completion"}
     | {"refused 401", "refused 429", "refused 402"}
@@ -38,6 +39,10 @@ plans:
   - {{id: broke, name: broke, price: 0, credits_per_period: 0, requests_per_minute: 100000000,
      requests_per_hour: 1000000000, max_api_calls_per_day: 2000000000}}
 """
+
+
+class NotStartedError(Exception):
+    """`gateway serve` ended before it was ready."""
 
 
 @contextmanager
@@ -73,11 +78,21 @@ def serving(
         ) as process,
     ):
         try:
-            printed: dict[str, str] = json.loads(next(iter(process.stdout or ())))
+            printed = _read_urls(process, log=folder / "gateway.log")
             contender = _contender(printed, Family.of(process.pid), keys)
             yield replace(contender, log=folder / "gateway.log"), printed
         finally:
             process.terminate()
+
+
+def _read_urls(process: subprocess.Popen[str], *, log: Path) -> dict[str, str]:
+    """What `gateway serve --json` prints once it is ready. Raises NotStartedError, with the end of its log."""
+    line = next(iter(process.stdout or ()), "")
+    if not line:
+        end = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-LOG_LINES:])
+        raise NotStartedError(f"gateway serve ended with {process.wait()} before it was ready:\n{end}")
+    urls: dict[str, str] = json.loads(line)
+    return urls
 
 
 def data_dir(folder: Path) -> Path:

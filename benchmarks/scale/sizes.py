@@ -97,13 +97,15 @@ def _signal(installation: Installation, number: signal.Signals) -> None:
 
 
 def _drain(installation: Installation) -> None:
-    """Returns once the journals are empty."""
+    """Returns once the journals are empty. Raises TimeoutError: what is measured then would have entries in it."""
     deadline = time.monotonic() + DRAINING_SECONDS
-    while time.monotonic() < deadline and any(map(_waiting, installation.cluster.masters)):
+    while waiting := sum(map(_count_waiting, installation.cluster.masters)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{waiting:,} calls wait in the journals after {DRAINING_SECONDS:.0f} s")
         time.sleep(0.2)
     time.sleep(1.0)
 
 
-def _waiting(master: object) -> bool:
+def _count_waiting(master: object) -> int:
     keys = list(master.scan_iter("gw:{p*}:j", count=1000, _type="stream"))  # type: ignore[attr-defined] # redis-py's
-    return any(master.xlen(key) for key in keys)  # type: ignore[attr-defined]
+    return sum(master.xlen(key) for key in keys)  # type: ignore[attr-defined]
