@@ -23,10 +23,13 @@ import httpx
 import psutil
 import pytest
 import yaml
+from redis.asyncio import Redis
 
 from gateway.clock import now
 from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
+from gateway.meter.keys import partition_keys
+from gateway.meter.layout import PUBLISHED_FIELD
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.guarantees.alerts.scraped_site import PROMETHEUS, SHORTENED, STRIPE_SECRET, Site, calling, scraped
 from tests.guarantees.chaos.conftest import measured
@@ -88,6 +91,22 @@ async def restarted(site: Site) -> None:
     async with asyncio.timeout(60):
         while not (found := site.children(site.worker)) or found[0].pid == child.pid:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
+
+
+async def published(site: Site) -> None:
+    """Redis has been told of all changes, and has the mark of that: it is written after the commit."""
+    async with sql(site) as connection, Redis.from_url(site.places["GATEWAY_REDIS__URL"]) as redis:
+
+        async def is_behind() -> bool:
+            if await connection.fetchval("SELECT count(*) FROM outbox"):
+                return True
+            marks = await connection.fetch("SELECT partition, published FROM meter_epochs")
+            found = [await redis.hget(partition_keys(mark["partition"]).catalogue, PUBLISHED_FIELD) for mark in marks]
+            return any(int(each or 0) < mark["published"] for each, mark in zip(found, marks, strict=True))
+
+        async with asyncio.timeout(60):
+            while await is_behind():  # noqa: ASYNC110 - of other processes
+                await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
@@ -251,7 +270,7 @@ async def disk_is_full(site: Site) -> AsyncIterator[None]:
 async def postgresql_is_restored(site: Site) -> AsyncIterator[None]:
     copy = await site.postgresql.back_up()
     await site.command("credits", "grant", "--user", site.user, "--amount", "5", "--reason", "test")
-    await asyncio.sleep(2)
+    await published(site)
     await site.postgresql.restore(copy)
     yield
 
