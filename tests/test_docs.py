@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from policies.billing import news
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#]*)#([^)]*)\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINKED = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 PAGE = re.compile(r'"([\w/-]+\.md)"')
 KIND = re.compile(r'(?:kind=|KIND\w*(?:, KIND\w*)* = )"([a-z_]+\.[a-z_]+)"')
 PATH = re.compile(r"`((?:gateway|policies|tests|deploy|docs|migrations|benchmarks)/[\w./-]+)`")
@@ -23,6 +28,31 @@ def test_docs_link_to_what_exists(page: str) -> None:
     file = ROOT / page
     missing = [target for target, _ in LINK.findall(file.read_text()) if not (file.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_docs_link_to_headings_that_exist(page: str) -> None:
+    file = ROOT / page
+    found = ((file.parent / target if target else file, anchor) for target, anchor in ANCHOR.findall(file.read_text()))
+    missing = [f"{target.name}#{anchor}" for target, anchor in found if anchor not in anchors(target)]
+    assert not missing
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """Of the headings whose anchor is the same where the repository is read and in the site.
+
+    The site joins hyphens in a row into one, and leaves out letters beyond ASCII.
+    """
+    headings = [LINKED.sub(r"\1", heading) for heading in HEADING.findall(CODE.sub("", page.read_text()))]
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return frozenset(slug for slug in slugs if slug.isascii() and "--" not in slug)
+
+
+def test_anchor_that_only_one_of_both_makes_is_none(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One `gateway` & more\n\n## Two: of [it](x.md)\n\n```\n# no heading\n```\n")
+    assert anchors(page) == {"two-of-it"}
 
 
 @pytest.mark.parametrize("page", PAGES)
