@@ -125,11 +125,13 @@ def _count(number: int, noun: str) -> str:
 def _connections(config: Config) -> str:
     """The most that the processes of each role open.
 
-    A public worker has two pools, for calls and the account API; public workers together have the portal's.
+    A public worker has two pools, for calls and the account API; public workers together have the portal's. Each of
+    these has one connection more, for what strangers send.
     """
     size, public = config.database.pool_size, 2 * config.server.workers + config.portal.enabled
     pools = {"serve": public + 2, "proxy": public, "admin": 1, "worker": 1}
-    counts = ", ".join(f"{role} {count * size}" for role, count in pools.items())
+    more = {"serve": public, "proxy": public}
+    counts = ", ".join(f"{role} {count * size + more.get(role, 0)}" for role, count in pools.items())
     each = ", ".join(f"{role} {count}" for role, count in pools.items())
     return f"PostgreSQL: {counts}, and 2 at a start; Redis, to each server: {each}"
 

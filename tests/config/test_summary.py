@@ -24,7 +24,7 @@ routes: [{name: chat, upstream: up, match: {path: /chat, methods: [POST]}, featu
     assert "chat: POST /chat -> up, 0.5 credits per 1000 tokens" in said
     assert "postgresql://db:5432/x" in said
     assert "redis://cache:6379" in said
-    assert "PostgreSQL: serve 25, proxy 15, admin 5, worker 5" in said
+    assert "PostgreSQL: serve 28, proxy 18, admin 5, worker 5" in said
     assert "hunter2" not in said
     assert "warning" not in said
 
@@ -49,8 +49,8 @@ def test_summary_names_several_servers_of_redis_and_no_secret(tmp_path: Path, ur
 @pytest.mark.parametrize(
     ("portal", "postgresql", "redis"),
     [
-        ("true", "serve 33, proxy 27, admin 3, worker 3", "serve 11, proxy 9, admin 1, worker 1"),
-        ("false", "serve 30, proxy 24, admin 3, worker 3", "serve 10, proxy 8, admin 1, worker 1"),
+        ("true", "serve 42, proxy 36, admin 3, worker 3", "serve 11, proxy 9, admin 1, worker 1"),
+        ("false", "serve 38, proxy 32, admin 3, worker 3", "serve 10, proxy 8, admin 1, worker 1"),
     ],
 )
 def test_summary_counts_the_connections_of_workers_and_portal(

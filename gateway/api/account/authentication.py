@@ -21,6 +21,7 @@ from gateway.api.unit_of_work import UnitOfWork
 from gateway.clock import now
 from gateway.ledger.accounts import key_lookup, login_sessions
 from gateway.ledger.accounts.key_lookup import ImportedKeys
+from gateway.ledger.accounts.stored_digests import API_KEYS, StoredDigests
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from policies.access import keys
@@ -118,6 +119,7 @@ class Authenticator:
         self._tokens = tokens
         self._key_prefix = key_prefix
         self._own_prefix = f"{key_prefix}_live_".encode()
+        self._stored_keys = StoredDigests(database, API_KEYS)
         self._imported_keys = ImportedKeys(database, own_prefix=self._own_prefix)
         self._peppers = peppers
         self._secret = secret
@@ -187,6 +189,8 @@ class Authenticator:
         return KeyHolder(principal.account.id, principal.key)
 
     async def _find_principal(self, key: bytes) -> Principal | None:
+        if not await self._stored_keys.has_any(keys.lookup_digests(self._key_prefix, key, self._peppers)):
+            return None
         async with self._database.look_up() as connection:
             found = await key_lookup.find_holder(connection, key, prefix=self._key_prefix, peppers=self._peppers)
         if found is None:

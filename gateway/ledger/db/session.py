@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from gateway.clock import monotonic_seconds
+from gateway.ledger.db.driver_connection import DriverConnection
 from gateway.postgres_url import PostgresUrl, open_tls, parse_postgres_url
 
 # Shorter than clients wait; the data plane serves cached principals meanwhile.
@@ -80,9 +81,9 @@ def _outages_typed_while_connecting() -> Iterator[None]:
     with outages_typed():
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, asyncpg.PostgresError) as error:
             if _code_of(error) == NOT_ACCEPTING:
-                raise DatabaseUnavailable(f"the database cannot serve: {error.orig}") from error
+                raise DatabaseUnavailable(f"the database cannot serve: {_cause_of(error)}") from error
             raise
 
 
@@ -116,17 +117,21 @@ class Database:
         self.url = url
         self._audit_keys = audit_keys or {}
         parsed = _parse(url)
+        self._connect_args = _connect_args(parsed, statement_timeout_seconds, lock_timeout_seconds=lock_timeout_seconds)
         self._engine = create_async_engine(
             _sqlalchemy_url(parsed),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
-            connect_args=_connect_args(parsed, statement_timeout_seconds, lock_timeout_seconds=lock_timeout_seconds),
+            connect_args=self._connect_args,
         )
+        self._driver = DriverConnection(self._connect)
         engine = self._engine.sync_engine
         event.listen(engine, "handle_error", _type_outage)
         event.listen(engine, "checkin", _note_return)
         event.listen(engine, "checkout", partial(_check_alive, engine.dialect))
+        # What ends a connection of the pool, such as a failover, concerns the connection beside it too.
+        event.listen(engine, "invalidate", lambda *_: self._driver.terminate())
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -160,6 +165,11 @@ class Database:
         async with self._connection() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """The rows of a statement that reads, as asyncpg gives them, by the connection beside the pool."""
+        with outages_typed():
+            return await self._driver.fetch(query, *arguments)
+
     async def ping(self) -> None:
         """Returns once the database answers."""
         async with self.read() as connection:
@@ -179,7 +189,13 @@ class Database:
                 raise DatabaseUnavailable("the database takes no writes: it is a standby, or set to read only")
 
     async def close(self) -> None:
+        await self._driver.close()
         await self._engine.dispose()
+
+    async def _connect(self) -> asyncpg.Connection:
+        _, arguments = self._engine.dialect.create_connect_args(self._engine.url)
+        with _outages_typed_while_connecting():
+            return await asyncpg.connect(**{**arguments, **self._connect_args})
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:

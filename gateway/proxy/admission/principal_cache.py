@@ -17,6 +17,7 @@ from gateway.clock import monotonic_seconds
 from gateway.ledger.accounts import key_lookup
 from gateway.ledger.accounts import principals as ledger
 from gateway.ledger.accounts.key_lookup import ImportedKeys
+from gateway.ledger.accounts.stored_digests import API_KEYS, StoredDigests
 from gateway.ledger.db.session import Database, DatabaseUnavailable, PoolBusy
 from gateway.meter.meter import Meter
 from gateway.metrics import BufferedCounter
@@ -31,8 +32,7 @@ NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; ne
 REFRESH_SECONDS = 0.1  # how long a call waits for its caller to be refreshed before it goes on with the cached one
 RETRY_SECONDS = 1.0  # after a failure no call waits for PostgreSQL to fail again
 EXPIRED = float("-inf")  # when a caller was loaded that is to be loaded again
-# Anyone can write keys that look right, and each costs more than a good call: so many at a time are looked up, which
-# leaves connections to keys that are known.
+# So many callers at a time are read that are not cached, which leaves connections to those that are.
 MAX_LOOKUPS = 2
 
 
@@ -58,6 +58,7 @@ class PrincipalCache:
         self._prefix = prefix
         self._peppers = peppers
         self._pepper = peppers[max(peppers)]
+        self._stored_keys = StoredDigests(database, API_KEYS)
         self._imported_keys = ImportedKeys(database, own_prefix=f"{prefix}_live_".encode())
         self._max_entries = max_entries
         self._max_age_seconds = max_age_seconds
@@ -204,6 +205,10 @@ class PrincipalCache:
     async def _read(self, key: bytes, digest: bytes) -> Caller | None:
         if digest in self._callers:
             return await self._query(key, digest)
+        # Anyone can write keys that look right: what a caller is made of is read only for keys that are stored.
+        if not await self._stored_keys.has_any(keys.lookup_digests(self._prefix, key, self._peppers)):
+            self._cache_unknown(digest)
+            return None
         async with self._lookups:
             return await self._query(key, digest)
 

@@ -79,7 +79,7 @@ async def test_database_outage_fails_all_waiting_calls_and_delays_the_next_query
     principals = principals_of(nobody, redis_client, {1: b"p" * 32})
     asked = await asyncio.gather(*(principals.get(account.key.encode()) for _ in range(5)), return_exceptions=True)
     assert [each.code for each in asked if isinstance(each, Refused)] == [Refusal.ACCOUNTS_UNAVAILABLE] * 5
-    principals._database = data_plane.database
+    principals._database = principals._stored_keys._database = data_plane.database
     with pytest.raises(Refused, match="cannot be read"):
         await principals.get(account.key.encode())
 
@@ -162,6 +162,18 @@ async def test_unknown_keys_of_an_address_are_looked_up_at_a_pace(
     assert UNKNOWN_KEYS_FROM_ADDRESS.burst <= codes[Refusal.INVALID_KEY] < len(guesses)
     assert isinstance(asked[-1], Caller), "another address is served beside the guesses"
     assert (await principals.get(account.key.encode(), address="192.0.2.1")).key_id == account.key_id
+
+
+async def test_unknown_keys_are_refused_while_the_pool_is_busy(
+    data_plane: DataPlane, redis_client: RedisClient
+) -> None:
+    database = Database(data_plane.database.url, pool_size=1)
+    principals = principals_of(database, redis_client, {1: b"p" * 32})
+    async with database.read():
+        with pytest.raises(Refused) as refused:
+            await principals.get(compose("gw", token_bytes(ENTROPY_BYTES)).secret.encode())
+    assert refused.value.code is Refusal.INVALID_KEY
+    await database.close()
 
 
 async def test_known_keys_cost_their_address_no_pace(data_plane: DataPlane, redis_client: RedisClient) -> None:
