@@ -6,7 +6,7 @@ later, in batches, since an account may have millions.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from sqlalchemy import text
@@ -16,7 +16,11 @@ from gateway.ledger.accounts import login_sessions, one_time_tokens, users
 from gateway.ledger.db import idempotency, notifications
 from gateway.ledger.invoicing import invoices
 from gateway.ledger.subscriptions import billing_spans, lifecycle, subscriptions
+from gateway.ledger.usage import sink_hours
 from policies.billing.issuing import to_json
+
+# What `usage_tracking` has of a person; the other columns say what was called and what it cost.
+PERSONAL_COLUMNS = ("client_ip", "client_request_id")
 
 
 async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
@@ -35,6 +39,7 @@ async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) ->
     if current is not None and current.provider_subscription_id is None:
         await lifecycle.cancel(connection, current.id, now=now, at_period_end=False)
     await notifications.delete_for_user(connection, user_id)
+    await sink_hours.mark_months(connection, await sink_hours.list_dropped(connection), user_ids=[user_id])
     if buyer is not None:
         await billing_spans.keep_buyer(connection, user_id, to_json(buyer))
     payload = {"user_id": str(user_id)}
@@ -54,11 +59,18 @@ async def erase_usage_details(connection: AsyncConnection, *, limit: int) -> int
     return changed
 
 
+async def mark_dropped_usage(connection: AsyncConnection, month: date) -> None:
+    """With the drop of the month: the sink erases what `erase_usage_details` has not come to."""
+    user_ids = (await connection.execute(text(_RECENTLY_DELETED))).scalars()
+    await sink_hours.mark_months(connection, [month], user_ids=user_ids)
+
+
 _RECENTLY_DELETED = "SELECT id FROM users WHERE deleted_at > now() - interval '7 days'"
 _ERASE_USAGE = text(f"""
-    UPDATE usage_tracking t SET client_ip = NULL, client_request_id = NULL
+    UPDATE usage_tracking t SET {", ".join(f"{each} = NULL" for each in PERSONAL_COLUMNS)}
       FROM (SELECT request_id, created_at FROM usage_tracking
-             WHERE user_id IN ({_RECENTLY_DELETED}) AND (client_ip IS NOT NULL OR client_request_id IS NOT NULL)
+             WHERE user_id IN ({_RECENTLY_DELETED})
+               AND ({" OR ".join(f"{each} IS NOT NULL" for each in PERSONAL_COLUMNS)})
              LIMIT :limit) found
      WHERE t.request_id = found.request_id AND t.created_at = found.created_at
 """)  # noqa: S608 - made of constants

@@ -95,6 +95,12 @@ async def list_emails(connection: AsyncConnection, user_ids: Collection[UUID]) -
     return {row.id: row.email for row in await connection.execute(query)}
 
 
+async def list_deleted(connection: AsyncConnection, user_ids: Collection[UUID]) -> set[UUID]:
+    """Those of them who are deleted."""
+    query = text("SELECT id FROM users WHERE id = ANY (CAST(:user_ids AS uuid[])) AND deleted_at IS NOT NULL")
+    return set((await connection.execute(query, {"user_ids": list(user_ids)})).scalars())
+
+
 async def patch(connection: AsyncConnection, user_id: UUID, **changes: Unpack[UserChanges]) -> User:
     """Changes the named fields. Raises NotFound, AlreadyExists, InvalidValue."""
     return await _change(connection, user_id, dict(changes))

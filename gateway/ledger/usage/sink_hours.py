@@ -8,7 +8,8 @@ a sink has renewed its registration: nobody else pays for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -46,6 +47,16 @@ async def forget(connection: AsyncConnection) -> None:
     """The sink registers itself once more, and copies every hour."""
     await connection.execute(text("DELETE FROM usage_sinks"))
     await connection.execute(text("DELETE FROM usage_sink_changes"))
+
+
+async def list_dropped(connection: AsyncConnection) -> list[date]:
+    """The months that were dropped, once or more."""
+    return list((await connection.execute(_DROPPED, {"action": DROP_ACTION})).scalars())
+
+
+async def mark_months(connection: AsyncConnection, months: Iterable[date], *, user_ids: Iterable[UUID]) -> None:
+    """Marks all hours of those of the months in which one of the users called."""
+    await connection.execute(_MARK_MONTHS, {"months": list(months), "user_ids": list(user_ids)})
 
 
 async def list_due(connection: AsyncConnection, *, limit: int, without: Iterable[datetime] = ()) -> list[datetime]:
@@ -115,6 +126,25 @@ _MARK_ALL = text("""
          UNION ALL
          SELECT (SELECT min(u.hour) FROM usage_hours u WHERE u.hour > h.hour) FROM hours h WHERE h.hour IS NOT NULL)
     SELECT hour FROM hours WHERE hour IS NOT NULL
+""")
+# By ix_audit_log_entity_entity_id_id.
+_DROPPED = text("""
+    SELECT DISTINCT to_date(right(entity_id, 7), 'YYYY_MM') FROM audit_log
+     WHERE entity = 'partition' AND entity_id LIKE 'usage\\_tracking%' AND action = :action
+""")
+# A registration that has expired marks every hour once it is renewed.
+_MARK_MONTHS = text("""
+    INSERT INTO usage_sink_changes (hour)
+    SELECT hours.hour
+      FROM (SELECT DISTINCT month FROM usage_months
+             WHERE month = ANY (CAST(:months AS date[])) AND user_id = ANY (CAST(:user_ids AS uuid[]))) called
+     CROSS JOIN LATERAL (
+           SELECT at AT TIME ZONE 'UTC' AS hour
+             FROM generate_series(CAST(called.month AS timestamp), called.month + interval '1 month - 1 hour', '1 hour')
+               AS series (at)
+           ) hours
+     WHERE EXISTS (SELECT FROM usage_hours WHERE usage_hours.hour = hours.hour)
+       AND EXISTS (SELECT FROM usage_sinks WHERE expires_at > now())
 """)
 _DUE = text("""
     SELECT DISTINCT hour FROM usage_sink_changes

@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
+from pyarrow import compute as pc
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 from sqlalchemy import BigInteger, DateTime, Integer, Numeric, SmallInteger, Table
@@ -32,10 +34,50 @@ def convert(source: Path, target: Path, table: str) -> None:
     """
     try:
         schema = _schema(source, metadata.tables[table])
-        _write(source, target, schema)
-        _compare(source, target, schema)
+        _write(_groups(source, schema), target, schema)
+        _compare(target, _groups(source, schema))
     except pa.ArrowException as error:
         raise OSError(f"{target}: {error}") from error
+
+
+def users_with(source: Path, columns: Collection[str]) -> set[UUID]:
+    """The users whose rows have a value in one of the columns. Raises OSError."""
+    try:
+        with parquet.ParquetFile(source) as file:
+            present = [name for name in columns if name in file.schema_arrow.names]
+            found: set[str] = set()
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=["user_id", *present])
+                for name in present:
+                    found.update(rows["user_id"].filter(pc.is_valid(rows[name])).unique().to_pylist())
+            return {UUID(user_id) for user_id in found}
+    except pa.ArrowException as error:
+        raise OSError(f"{source}: {error}") from error
+
+
+def empty(source: Path, target: Path, columns: Collection[str], *, user_ids: Collection[UUID]) -> None:
+    """Writes the file without what the rows of these users have in the columns, and compares it as `convert` does.
+
+    Raises OSError.
+    """
+    try:
+        with parquet.ParquetFile(source) as file:
+            present = [name for name in columns if name in file.schema_arrow.names]
+            owners = pa.array([str(user_id) for user_id in user_ids], pa.string())
+            _write(_emptied(file, present, owners), target, file.schema_arrow)
+            _compare(target, _emptied(file, present, owners))
+    except pa.ArrowException as error:
+        raise OSError(f"{target}: {error}") from error
+
+
+def _emptied(file: parquet.ParquetFile, columns: Collection[str], owners: pa.Array) -> Iterator[Any]:
+    for group in range(file.num_row_groups):
+        rows = file.read_row_group(group)
+        is_theirs = pc.is_in(rows["user_id"], value_set=owners)
+        for name in columns:
+            kept = pc.if_else(is_theirs, pa.scalar(None, rows.schema.field(name).type), rows[name])
+            rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), kept)
+        yield rows
 
 
 def _schema(source: Path, table: Table) -> pa.Schema:
@@ -62,19 +104,19 @@ def _arrow_type(table: Table, name: str) -> pa.DataType:
             return pa.string()
 
 
-def _write(source: Path, target: Path, schema: pa.Schema) -> None:
+def _write(groups: Iterator[Any], target: Path, schema: pa.Schema) -> None:
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as raw:
         with parquet.ParquetWriter(raw, schema, compression="zstd") as writer:
-            for rows in _groups(source, schema):
+            for rows in groups:
                 writer.write_table(rows)
         raw.flush()
         os.fsync(raw.fileno())
 
 
-def _compare(source: Path, target: Path, schema: pa.Schema) -> None:
+def _compare(target: Path, groups: Iterator[Any]) -> None:
     with parquet.ParquetFile(target) as written:
         read = (written.read_row_group(group) for group in range(written.num_row_groups))
-        for found, expected in zip_longest(read, _groups(source, schema)):
+        for found, expected in zip_longest(read, groups):
             if found is None or expected is None or not found.equals(expected):
                 raise OSError(f"{target} does not hold what was written")
 

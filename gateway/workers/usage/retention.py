@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import clock, metrics
+from gateway.ledger.accounts import erasure
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.month_partitions import MonthPartition
@@ -144,3 +145,5 @@ class RetentionWorker:
             entity_id=partition.name,
             after=after,
         )
+        if self._has_sink and partition.table == "usage_tracking":
+            await erasure.mark_dropped_usage(connection, partition.begins.date())

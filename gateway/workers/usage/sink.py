@@ -2,7 +2,8 @@
 
 The file of an hour is made of all its rows, and replaced whenever one of them is added or changed: by a late
 settlement, a correction, an erasure. One transaction takes the marks of the hour and reads its rows; it commits once
-the file is on disk under its name. A crash before that leaves the marks, and the file is made once more.
+the file is on disk under its name. A crash before that leaves the marks, and the file is made once more. Of an hour
+whose month PostgreSQL has dropped, the files themselves are read, and replaced without what was erased.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics
+from gateway.ledger.accounts import users
+from gateway.ledger.accounts.erasure import PERSONAL_COLUMNS
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import sink_hours
 from gateway.workers.usage.archives import export_gzip
@@ -90,10 +95,12 @@ class UsageSink:
             drafts = await asyncio.to_thread(self._make_drafts)
             try:
                 rows, _ = await export_gzip(drafts / "csv", partial(sink_hours.export_csv, connection, hour))
+                drops = await sink_hours.count_drops(connection, hour)
                 if rows:
                     in_month = await sink_hours.has_partition(connection, hour)
-                    drops = await sink_hours.count_drops(connection, hour)
                     await asyncio.to_thread(self._publish, drafts, hour, in_month=in_month, drops=drops)
+                if drops:
+                    await self._erase(connection, drafts, hour)
             finally:
                 shutil.rmtree(drafts, ignore_errors=True)
         return True
@@ -132,6 +139,28 @@ class UsageSink:
                 other.unlink()
         _sync_names(folder)
         _sync_names(self._folder)
+
+    async def _erase(self, connection: AsyncConnection, drafts: Path, hour: datetime) -> None:
+        """Empties the rows of deleted users in files that PostgreSQL cannot give again, since it dropped the month."""
+        at = hour.astimezone(UTC)
+        for file in sorted((self._folder / f"date={at:%Y-%m-%d}").glob(f"usage-{at:%H}*.parquet")):
+            named = await asyncio.to_thread(_users_named_in, file)
+            if erased := await users.list_deleted(connection, named):
+                await asyncio.to_thread(_replace_without, erased, file, drafts / "parquet")
+
+
+def _users_named_in(file: Path) -> set[UUID]:
+    from gateway.workers.usage import parquet  # here, since it needs an extra
+
+    return parquet.users_with(file, PERSONAL_COLUMNS)
+
+
+def _replace_without(user_ids: Collection[UUID], file: Path, draft: Path) -> None:
+    from gateway.workers.usage import parquet  # as above
+
+    parquet.empty(file, draft, PERSONAL_COLUMNS, user_ids=user_ids)
+    draft.replace(file)
+    _sync_names(file.parent)
 
 
 def _sync_names(folder: Path) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from gateway import clock
-from gateway.ledger.accounts import users
+from gateway.ledger.accounts import erasure, users
 from gateway.ledger.accounts.erasure import erase_usage_details
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.month_partitions import MonthPartition, month_before
@@ -328,6 +328,33 @@ async def test_month_is_dropped_once_the_sink_has_it_and_late_rows_come_beside(m
         await ingest(connection, [a_line(months.users[0], at=begins)])
     await worker.run_once()
     assert len({row["request_id"] for row in in_sink(tmp_path)}) == len(in_sink(tmp_path)) == 7
+
+
+async def test_erasure_reaches_the_files_of_dropped_months_and_no_other_user(months: Backend, tmp_path: Path) -> None:
+    begins, later = month_before(clock.now(), 1), clock.now() + timedelta(days=70)
+    retention = RetentionWorker(months.database, months.journal, keep_months=1, has_sink=True, now=lambda: later)
+    worker, stays = UsageSink(months.database, tmp_path), await months.a_user()
+    gone, late = months.users[0], await months.a_user()
+    calls: dict[str, Any] = {"client_ip": "203.0.113.7", "client_request_id": "a"}
+    async with months.database.transaction() as connection:
+        for hour in (begins, begins + timedelta(hours=30)):
+            await ingest(connection, [a_line(user, at=hour, **calls) for user in (gone, stays, late)])
+    await worker.run_once()
+    await delete(months, late)
+    assert await retention.run_once() > 0  # before the rows of the month are emptied
+    empty, erased, rows = {"client_ip": None, "client_request_id": None}, {str(late)}, in_sink(tmp_path)
+    await worker.run_once()
+    assert in_sink(tmp_path) == [row | empty if row["user_id"] in erased else row for row in rows] != rows
+    await delete(months, gone)
+    erased.add(str(gone))
+    assert await worker.run_once() == 0
+    assert in_sink(tmp_path) == [row | empty if row["user_id"] in erased else row for row in rows]
+    assert (drafts_in(tmp_path), lag()) == ([], 0)
+
+
+async def delete(backend: Backend, user_id: UUID) -> None:
+    async with backend.database.transaction() as connection:
+        await erasure.erase(connection, user_id, now=clock.now())
 
 
 async def test_row_that_comes_just_before_the_drop_keeps_its_month(
