@@ -6,12 +6,13 @@ Everything that is drawn in `make test` comes from fixed seeds; `make fuzz` and 
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Never
-from uuid import uuid4
 
-import asyncpg
 import hypothesis
 import pytest
 import structlog
@@ -25,6 +26,7 @@ from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
 from gateway.ledger.db import schema, session
 from gateway.ledger.db.session import Database
+from tests.support import databases
 from tests.support.sampling import IS_FULL, measured
 
 # The default renderer shows local variables in each traceback, at a third of a second of CPU for each.
@@ -63,7 +65,16 @@ UNIT = (
     "proxy/metering/test_observers.py",
     "proxy/test_router.py",
 )
+# Where a run keeps its files. A database is made of 700, which take a disk ten times as long as memory; ext4 takes
+# longer still for minutes after thousands were deleted, as each run does with those of its tests.
+MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own there
+MEMORY_BYTES = 4 * 1024**3
 STORE_OPENED = "a unit test opens a store; move it out of the folders of `UNIT` in tests/conftest.py"
+
+
+def pytest_configure() -> None:
+    if not IS_FULL and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -105,10 +116,14 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leaves the thousands of collected tests out of garbage collections, which take most of the time else."""
+    """Leaves the thousands of collected tests out of garbage collections, which are made more rarely too.
+
+    They took most of the time with the collected tests, and a tenth without.
+    """
     gc.enable()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _is_in(path: Path, places: tuple[str, ...]) -> bool:
@@ -149,7 +164,7 @@ async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stor
 @pytest.fixture(scope="session")
 async def database_url(stores: Stores) -> str:
     """An empty database."""
-    return _with_name(stores.database_url, await _create_database(stores.database_url, "template0"))
+    return await databases.create(stores.database_url)
 
 
 @pytest.fixture(scope="session")
@@ -166,31 +181,29 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture(scope="session")
 async def template_database(stores: Stores) -> str:
     """The name of a database that Alembic itself has migrated; copying it takes a tenth of migrating another."""
-    name = await _create_database(stores.database_url, "template0")
-    await schema.upgrade(_with_name(stores.database_url, name))
-    return name
+    url = await databases.create(stores.database_url)
+    await schema.upgrade(url)
+    return url.rpartition("/")[2]
 
 
 @pytest.fixture(scope="session")
-async def migrated_url(stores: Stores, template_database: str) -> str:
+async def migrated_url(new_database_url: Callable[[], Awaitable[str]]) -> str:
     """A migrated database for the whole session."""
-    return _with_name(stores.database_url, await _create_database(stores.database_url, template_database))
+    return await new_database_url()
 
 
 @pytest.fixture(scope="session")
 def new_database_url(stores: Stores, template_database: str) -> Callable[[], Awaitable[str]]:
     """Makes migrated databases."""
-
-    async def create() -> str:
-        return _with_name(stores.database_url, await _create_database(stores.database_url, template_database))
-
-    return create
+    return partial(databases.create, stores.database_url, template_database)
 
 
 @pytest.fixture
-async def own_database_url(new_database_url: Callable[[], Awaitable[str]]) -> str:
+async def own_database_url(new_database_url: Callable[[], Awaitable[str]]) -> AsyncIterator[str]:
     """A migrated database for one test: for tests that commit and count all rows."""
-    return await new_database_url()
+    url = await new_database_url()
+    yield url
+    await databases.remove(url)
 
 
 @pytest.fixture(scope="session")
@@ -201,9 +214,9 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-async def pristine_database(stores: Stores, template_database: str) -> AsyncIterator[Database]:
+async def pristine_database(new_database_url: Callable[[], Awaitable[str]]) -> AsyncIterator[Database]:
     """A migrated database in which nobody commits."""
-    opened = Database(_with_name(stores.database_url, await _create_database(stores.database_url, template_database)))
+    opened = Database(await new_database_url())
     yield opened
     await opened.close()
 
@@ -214,15 +227,3 @@ async def connection(pristine_database: Database) -> AsyncIterator[AsyncConnecti
     async with pristine_database.transaction() as connection:
         yield connection
         await connection.rollback()
-
-
-async def _create_database(url: str, template: str) -> str:
-    name = f"test_{uuid4().hex}"
-    connection = await asyncpg.connect(url)
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    await connection.close()
-    return name
-
-
-def _with_name(url: str, name: str) -> str:
-    return f"{url.rpartition('/')[0]}/{name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import httpx
 import pytest
 from starlette.types import ASGIApp
@@ -20,7 +19,6 @@ from starlette.types import ASGIApp
 from gateway.api.admin import build_admin
 from gateway.api.checkout import CheckoutService
 from gateway.embedded.endpoints import choose
-from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
 from gateway.ledger.accounts import principals
 from gateway.ledger.credits import grants
@@ -153,12 +151,8 @@ async def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 
 @pytest.fixture(scope="package")
-async def ledger(stores: Stores, template_database: str) -> AsyncIterator[Database]:
-    name = f"test_{uuid4().hex}"
-    connection = await asyncpg.connect(stores.database_url)
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    await connection.close()
-    database = Database(f"{stores.database_url.rpartition('/')[0]}/{name}")
+async def ledger(new_database_url: Callable[[], Awaitable[str]]) -> AsyncIterator[Database]:
+    database = Database(await new_database_url())
     yield database
     await database.close()
 

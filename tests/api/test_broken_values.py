@@ -6,19 +6,17 @@ of them, `make fuzz` sends all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import asyncpg
 import httpx
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from gateway import clock
-from gateway.embedded.stores import Stores
 from gateway.ledger.db.session import Database
 from gateway.meter.client.client import RedisClient
 from gateway.meter.journal import Journal
@@ -55,13 +53,9 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-async def own(stores: Stores, template_database: str) -> AsyncIterator[Database]:
+async def own(new_database_url: Callable[[], Awaitable[str]]) -> AsyncIterator[Database]:
     """A database of its own: the workers go through all of it."""
-    name = f"test_{uuid4().hex}"
-    connection = await asyncpg.connect(stores.database_url)
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    await connection.close()
-    database = Database(f"{stores.database_url.rpartition('/')[0]}/{name}")
+    database = Database(await new_database_url())
     yield database
     await database.close()
 

@@ -5,7 +5,7 @@ The suite sends a few requests to a part of the operations, the same in each run
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +20,6 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from gateway.embedded.stores import Stores
 from tests.api.published import Published, published
 from tests.support.sampling import IS_FULL, SEED, scaled, seeded_random
 
@@ -85,14 +84,8 @@ def apis(own_copy: str, valkey_url: str) -> Iterator[Published]:
 
 
 @pytest.fixture(scope="module")
-async def own_copy(stores: Stores, template_database: str) -> str:
-    import asyncpg
-
-    name = f"test_{uuid4().hex}"
-    connection = await asyncpg.connect(stores.database_url)
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    await connection.close()
-    return f"{stores.database_url.rpartition('/')[0]}/{name}"
+async def own_copy(new_database_url: Callable[[], Awaitable[str]]) -> str:
+    return await new_database_url()
 
 
 def test_admin_api_is_as_it_is_published(apis: Published) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from gateway.embedded.stores import Stores
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.db.session import Database
+from tests.support import databases
 from tests.workers.conftest import backend
 
 __all__ = ["backend"]
@@ -26,11 +25,8 @@ async def empty_database(stores: Stores) -> AsyncIterator[NewDatabase]:
     async with AsyncExitStack() as stack:
 
         async def create() -> Database:
-            name = f"restored_{uuid4().hex}"
-            connection = await asyncpg.connect(stores.database_url)
-            await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-            await connection.close()
-            url = f"{stores.database_url.rpartition('/')[0]}/{name}"
+            url = await databases.create(stores.database_url)
+            stack.push_async_callback(databases.remove, url)
             database = Database(url, pool_size=2, audit_keys=audit_chain.keys_of(PEPPERS))
             stack.push_async_callback(database.close)
             return database

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 from redis.asyncio import Redis
 
 from gateway.embedded.stores import Stores
 from gateway.ledger.db import schema
 from tests.cli.commands import Answer, run
+from tests.support import databases
 
 ENVIRON = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 EMAIL = "ada@example.com"
@@ -33,14 +32,6 @@ def installation(folder: Path, name: str, *, database_url: str, redis_url: str) 
     return command
 
 
-async def an_empty_database(stores: Stores) -> str:
-    name = f"renamed_{uuid4().hex}"
-    connection = await asyncpg.connect(stores.database_url)
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    await connection.close()
-    return f"{stores.database_url.rpartition('/')[0]}/{name}"
-
-
 async def redis_urls(stores: Stores) -> list[str]:
     urls = [f"{stores.redis_url.rpartition('/')[0]}/{number}" for number in REDIS_DATABASES]
     for url in urls:
@@ -54,7 +45,9 @@ async def test_backup_restored_by_command_under_other_names_reconciles_to_zero(
 ) -> None:
     first_redis, second_redis = await redis_urls(stores)
     first = installation(tmp_path, "first", database_url=own_database_url, redis_url=first_redis)
-    second = installation(tmp_path, "second", database_url=await an_empty_database(stores), redis_url=second_redis)
+    second = installation(
+        tmp_path, "second", database_url=await databases.create(stores.database_url), redis_url=second_redis
+    )
     user = (await first("users", "create", "--email", EMAIL, "--json")).value()
     assert (await first("credits", "grant", "--user", EMAIL, "--amount", "7", "--reason", "test")).code == 0
     file = str(tmp_path / "backup")

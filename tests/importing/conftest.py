@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
-import asyncpg
 import pytest
 import sqlalchemy as sa
 
 from gateway.embedded.stores import Stores
+from tests.support import databases
 
 NewSource = Callable[[str], Awaitable[str]]
 # An account of MySQL or MariaDB that may create databases: mysql://user:password@127.0.0.1:3306
@@ -27,10 +27,7 @@ def new_source(stores: Stores, tmp_path: Path) -> NewSource:
         if kind == "sqlite":
             return f"sqlite:///{tmp_path / name}.db"
         if kind == "postgresql":
-            connection = await asyncpg.connect(stores.database_url)
-            await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-            await connection.close()
-            return f"{stores.database_url.rpartition('/')[0]}/{name}"
+            return await databases.create(stores.database_url)
         if MYSQL_URL is None:
             pytest.skip("no MySQL at hand: GATEWAY_TEST_MYSQL_URL is not set")
         engine = sa.create_engine(sa.make_url(MYSQL_URL).set(drivername="mysql+pymysql"))

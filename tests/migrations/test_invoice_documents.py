@@ -48,14 +48,10 @@ OLD = """
 
 @pytest.fixture
 async def old_url(stores: Stores) -> AsyncIterator[str]:
-    name = f"test_{uuid4().hex}"
-    admin = await asyncpg.connect(stores.database_url)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    url = f"{stores.database_url.rpartition('/')[0]}/{name}"
+    url = await databases.create(stores.database_url)
     await schema.upgrade(url, BEFORE)
     yield url
-    await databases.drop(admin, name)
-    await admin.close()
+    await databases.remove(url)
 
 
 async def test_invoices_of_before_are_settled_and_usage_goes_on_where_they_ended(old_url: str) -> None:

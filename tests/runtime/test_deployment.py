@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import asyncpg
 import httpx
 import pytest
 import yaml
@@ -26,6 +24,7 @@ from redis.asyncio import Redis
 
 from gateway.config import Config, load
 from gateway.embedded.stores import Stores
+from tests.support import databases
 from tests.support.sampling import IS_FULL
 
 ROOT = Path(__file__).parents[2]
@@ -162,14 +161,10 @@ async def test_services_of_the_compose_file_serve_a_call(stores: Stores, tmp_pat
 
 
 async def _own_stores(stores: Stores) -> tuple[str, str]:
-    name = f"compose_{uuid4().hex}"
-    connection = await asyncpg.connect(stores.database_url)
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    await connection.close()
     redis_url = f"{stores.redis_url.rpartition('/')[0]}/{REDIS_DATABASE}"
     async with Redis.from_url(redis_url) as redis:
         await redis.flushdb()
-    return f"{stores.database_url.rpartition('/')[0]}/{name}", redis_url
+    return await databases.create(stores.database_url), redis_url
 
 
 def _environ(settings: dict[str, str]) -> dict[str, str]:

@@ -1,8 +1,44 @@
-"""Databases of a server that others use too, emptied of connections and dropped by a role that is no superuser."""
+"""Databases of a server that others use too, made and dropped by a role that is no superuser."""
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import asyncpg
+
+EMPTY = "template0"
+
+
+async def create(server_url: str, template: str = EMPTY) -> str:
+    """Makes a database; gives its URL. `server_url` is that of any database of the server."""
+    name = f"test_{uuid4().hex}"
+    connection = await asyncpg.connect(server_url)
+    try:
+        await copy(connection, template, name)
+    finally:
+        await connection.close()
+    return f"{server_url.rpartition('/')[0]}/{name}"
+
+
+async def copy(connection: asyncpg.Connection, template: str, name: str) -> None:
+    """Copies files instead of logging their pages, at half the cost."""
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+
+
+async def remove(url: str) -> None:
+    """Drops the database of a URL."""
+    server, _, name = url.rpartition("/")
+    connection = await asyncpg.connect(f"{server}/postgres")
+    try:
+        await drop(connection, name)
+    finally:
+        await connection.close()
+
+
+async def drop(connection: asyncpg.Connection, name: str) -> None:
+    """Drops a database, whoever is connected to it."""
+    await end_connections(connection, name)
+    await connection.execute(f"DROP DATABASE {name}")
 
 
 async def end_connections(connection: asyncpg.Connection, name: str) -> None:
@@ -13,9 +49,3 @@ async def end_connections(connection: asyncpg.Connection, name: str) -> None:
     await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     clients = "FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'"
     await connection.fetch(f"SELECT pg_terminate_backend(pid, 5000) {clients}", name)
-
-
-async def drop(connection: asyncpg.Connection, name: str) -> None:
-    """Drops a database, whoever is connected to it."""
-    await end_connections(connection, name)
-    await connection.execute(f"DROP DATABASE {name}")

@@ -62,7 +62,7 @@ class Postgresql:
         copy = f"{self.name}_{len(self.copies)}"
         async with self._server() as connection:
             await databases.end_connections(connection, self.name)
-            await connection.execute(f"CREATE DATABASE {copy} TEMPLATE {self.name}")
+            await databases.copy(connection, self.name, copy)
             await connection.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true")
         self.copies.append(copy)
         return copy
@@ -70,7 +70,7 @@ class Postgresql:
     async def restore(self, copy: str) -> None:
         async with self._server() as connection:
             await databases.drop(connection, self.name)
-            await connection.execute(f"CREATE DATABASE {self.name} TEMPLATE {copy}")
+            await databases.copy(connection, copy, self.name)
 
     async def epochs(self, copy: str) -> dict[int, int]:
         """The number of each partition's epoch in a copy."""
