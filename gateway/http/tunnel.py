@@ -157,6 +157,7 @@ class _Side(asyncio.Protocol):
         self.is_lost = True
         before, self._before = self._before, None
         self._tunnel.lost()
+        del self._tunnel, self.peer  # which have this side: such a cycle would stay until the collector runs
         if before is not None:
             before.connection_lost(exc)
 

@@ -155,6 +155,7 @@ class PublicProtocol(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set()
         self._runner.stop()
+        del self._runner  # which has this connection: such a cycle would stay in memory until the collector runs
         exchange, self._exchange = self._exchange, None
         self._body, self._unread, self._backlog = None, b"", b""
         self._gate.leave(self._address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -121,10 +121,10 @@ class Upstream:
 
         The response must be closed. Raises UpstreamError, and what the iterator of the request body raises.
         """
+        if request.body is not None and not isinstance(request.body, (bytes, ReplayableBody)):
+            return await self._send_streamed(request, request.body)
         now = self._now()
         total_at = now + self._total_timeout_seconds
-        if request.body is not None and not isinstance(request.body, bytes):
-            request.body = ReplayableBody(request.body)
         retries_left = self._retries
         failed_target: Target | None = None
         while True:
@@ -151,6 +151,13 @@ class Upstream:
             failed_target = target
             now = self._now()
             self._report_retry(reason)
+
+    async def _send_streamed(self, request: Request, source: AsyncIterable[bytes]) -> Response:
+        body = request.body = ReplayableBody(source)
+        try:
+            return await self.send(request)
+        finally:
+            body.forget()  # an upload may go on for long, but not begin once more
 
     def retire(self) -> None:
         """Lets the calls that run finish, and keeps no connection after them: the upstream is replaced."""
@@ -192,37 +199,40 @@ class Upstream:
     ) -> Response:
         """Gives a response whose head has come. A connection that turns out stale is replaced once."""
         pool, account, may_replace = target.pool, request.account, True
-        is_client_paced = isinstance(request.body, ReplayableBody) or request.upgrade is not None
+        body = request.body if isinstance(request.body, ReplayableBody) else None
+        is_client_paced = body is not None or request.upgrade is not None
         connection = pool.take_idle(now, account, is_client_paced=is_client_paced)
         while True:
             if connection is None:
                 connection = await pool.connect_or_wait(account, is_client_paced=is_client_paced)
             response = connection.start(head, request, total_at=total_at, on_end=on_end)
+            if body is not None:
+                _limit_replay(body, request, response)
             try:
                 while not response.status or response.error is not None:
                     await response.changed()
                 return response
-            except UpstreamError:
+            except UpstreamError as error:
                 response.close()
-                if not (may_replace and self._was_stale(response, request)):
+                if not (may_replace and self._was_stale(response, error, request)):
                     raise
+                if body is not None:
+                    body.keep()
                 self._report_retry("stale")
                 connection, may_replace = None, False
             except BaseException:  # a cancellation, too, gives the connection back
                 response.close()
                 raise
 
-    def _was_stale(self, response: Response, request: Request) -> bool:
+    def _was_stale(self, response: Response, error: UpstreamError, request: Request) -> bool:
         """Whether a reused connection ended without a byte of a response: the server closed it as the request was sent.
 
         A server that crashed over the request looks the same at first, and would get the request twice. So a method
         that is not idempotent counts within a short time only. The caller is charged once in either case.
         """
-        error = response.error
         took_seconds = self._now() - response.started_at
         return (
             response.reused
-            and isinstance(error, UpstreamError)
             and error.code is Refusal.UPSTREAM_UNREACHABLE
             and (took_seconds < STALE_WITHIN_SECONDS or request.method in IDEMPOTENT_METHODS)
             and _is_replayable(request)
@@ -291,6 +301,12 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _limit_replay(body: ReplayableBody, request: Request, response: Response) -> None:
+    """Keeps of a body no more than may be sent again: an idempotent request, or one on a connection that is stale."""
+    if request.method not in IDEMPOTENT_METHODS:
+        body.keep_for(STALE_WITHIN_SECONDS if response.reused else 0.0)
 
 
 def _busy(target: Target) -> int:

@@ -291,6 +291,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._body_sent()  # the end of the iterator may wait for the client
             if self._writable is not None:
                 await self._writable
+            del chunk  # which would stay in memory for as long as the next one does not come
         if length is None:
             self._write(b"0\r\n\r\n")
         elif sent_bytes < length:

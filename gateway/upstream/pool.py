@@ -256,6 +256,7 @@ class Pool:
         finally:
             timer.cancel()
             self._queue.discard(waiter)
+            del waiter  # has the error, whose traceback has this frame
 
     def _time_out(self, waiter: Waiter) -> None:
         if not waiter.slot.done():

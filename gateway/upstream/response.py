@@ -110,6 +110,7 @@ class Response:
     def close(self) -> None:
         """Closes the connection, unless a clean and complete exchange has already returned it to its pool."""
         carrier, self._carrier = self._carrier, None
+        self.error = None  # whose traceback has the response: a cycle, which would stay until the collector runs
         if carrier is not None:
             carrier.abandon()
             self._wake()

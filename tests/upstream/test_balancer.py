@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.upstream.balancer import Upstream
+from gateway.upstream.body_replay import ReplayableBody
 from gateway.upstream.errors import NotSentError, UpstreamError
 from gateway.upstream.health import FAILED_PROBES_TO_EJECT, FAILURES_TO_EJECT
 from gateway.upstream.request_head import Request
@@ -110,6 +111,36 @@ async def test_stale_connection_does_not_replay_an_unfinished_body() -> None:
             await sending
         assert raised.value.outcome is Outcome.UPSTREAM_UNREACHABLE
         assert len(server.peers) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "is_reused", "kept_bytes"),
+    [(b"POST", False, 0), (b"POST", True, 0), (b"PUT", False, 4), (b"PUT", True, 4)],
+)
+async def test_streamed_body_is_kept_only_while_it_may_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch, method: bytes, kept_bytes: int, *, is_reused: bool
+) -> None:
+    """Until its connection cannot be stale any more; of an idempotent request until the response begins."""
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"some"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("gateway.upstream.balancer.STALE_WITHIN_SECONDS", 0.05)
+    async with scripted() as server, upstream_to(server.url) as upstream:
+        if is_reused:
+            await fetch(upstream)
+        request = Request(method, b"/", body=stalled())
+        sending = asyncio.ensure_future(upstream.send(request))
+        await eventually(lambda: bool(server.peers) and b"some" in server.peers[0].received)
+        body = request.body
+        assert isinstance(body, ReplayableBody)
+        await eventually(lambda: body.kept_bytes == kept_bytes)
+
+        server.peers[0].transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+        response = await sending
+        assert body.kept_bytes == 0
+        response.close()
 
 
 @pytest.mark.parametrize(("method", "sent"), [(b"GET", 3), (b"POST", 2)])

@@ -182,8 +182,9 @@ class Forwarding:
         await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
         response.on_failure = self._cut_slow_client
         while not response.complete:
-            if chunk and (passed := call.observe_chunk(chunk)):
-                await self._client_response.send_chunk(passed)
+            if chunk and (chunk := call.observe_chunk(chunk)):
+                await self._client_response.send_chunk(chunk)
+            chunk = b""  # which would stay in memory for as long as the next one does not come
             await response.wait_for_more()
             chunk = response.take()
         chunk = call.observe_end(chunk)

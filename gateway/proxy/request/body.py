@@ -145,10 +145,11 @@ class StreamedBody:
         return None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        first, self._first = self._first, b""
-        if first:
-            yield first
+        chunk, self._first = self._first, b""
+        if chunk:
+            yield chunk
         while not self.is_complete:
+            chunk = b""  # which would stay in memory for as long as the next one does not come
             chunk, _ = await self._take()
             if chunk:
                 yield chunk

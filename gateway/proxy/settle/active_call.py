@@ -63,7 +63,7 @@ class ActiveCall:
         "hides_usage",
         "is_cost_unknown",
         "is_settled",
-        "last_chunk",
+        "last_bytes",
         "missing",
         "outcome",
         "received_at",
@@ -104,7 +104,7 @@ class ActiveCall:
         self.missing: MissingReason | None = None
         self.is_cost_unknown = False
         self.hides_usage = False
-        self.last_chunk = b""
+        self.last_bytes = b""
         self.has_delivered_all = False
         claim, is_stored = admitted_call.claim, admitted_call.stores_response
         self.capture = None if claim is None else ResponseCapture(claim, is_stored=is_stored)
@@ -128,7 +128,7 @@ class ActiveCall:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
         is_read = self.usage_meter is not None and self.usage_meter.reading().is_complete
         self.has_delivered_all = (
-            is_read or _LAST_EVENT.search(self.last_chunk, len(self.last_chunk) - _LAST_EVENT_BYTES) is not None
+            is_read or _LAST_EVENT.search(self.last_bytes, len(self.last_bytes) - _LAST_EVENT_BYTES) is not None
         )
 
     def settle(
@@ -183,7 +183,8 @@ class ActiveCall:
             if self.usage_event_remover is not None:
                 chunk = self.usage_event_remover.feed(chunk)
         self.response_bytes += len(chunk)
-        self.last_chunk = chunk or self.last_chunk
+        if chunk:
+            self.last_bytes = chunk[-_LAST_EVENT_BYTES - 1 :]  # not the chunk, which would stay in memory
         if self.capture is not None:
             self.capture.feed(chunk)
         return chunk
