@@ -186,10 +186,6 @@ class PublicProtocol(asyncio.Protocol):
 
     # Called by the exchange runner.
 
-    @property
-    def is_free(self) -> bool:
-        return self._exchange is None and not self.transport.is_closing()
-
     def break_off(self, exchange: Exchange, error: RequestError) -> None:
         """Ends an exchange that cannot be completed: by a problem document, or by a cut if its response has begun."""
         if exchange.is_started:

@@ -30,10 +30,6 @@ class ClientConnection(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
-    @property
-    def is_free(self) -> bool:
-        """Whether the connection waits for a request."""
-
     def break_off(self, exchange: Exchange, error: RequestError) -> None:
         """Ends an exchange that cannot be completed."""
 
@@ -82,7 +78,7 @@ class ScopeTemplate:
 class ExchangeRunner:
     """Runs the application for each exchange. `tasks` holds the tasks that run one at present."""
 
-    __slots__ = ("_app", "_connection", "_scopes", "_task", "_tasks", "_waiter")
+    __slots__ = ("_app", "_connection", "_is_stopped", "_scopes", "_task", "_tasks", "_waiter")
 
     def __init__(
         self,
@@ -98,6 +94,7 @@ class ExchangeRunner:
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[Exchange | None] | None = None  # for the next exchange
+        self._is_stopped = False
 
     def start(self, exchange: Exchange) -> None:
         waiter, self._waiter = self._waiter, None
@@ -114,7 +111,8 @@ class ExchangeRunner:
             self.start(exchange)
 
     def stop(self) -> None:
-        """Ends a task that waits: no exchange follows."""
+        """Ends a task that waits, or would: no exchange follows."""
+        self._is_stopped = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -131,23 +129,17 @@ class ExchangeRunner:
                 raise
             finally:
                 self._finish(exchange, error, is_returned=is_returned)
-            waiter = self._next(exchange.task) if copy_context() == context else None
-            if waiter is None:
+            is_last = self._is_stopped or not exchange.keeps_alive or self._waiter is not None
+            if is_last or copy_context() != context:
                 return
+            waiter: asyncio.Future[Exchange | None] = self._connection.loop.create_future()
+            self._task, self._waiter = exchange.task, waiter
             try:
                 exchange = await waiter
             except asyncio.CancelledError:
                 if not waiter.cancelled() and (next_exchange := waiter.result()) is not None:
                     self._finish(next_exchange, SHUTTING_DOWN, is_returned=False)
                 raise
-
-    def _next(self, task: asyncio.Task[None] | None) -> asyncio.Future[Exchange | None] | None:
-        """The next exchange; None where none can follow, or another task runs one that has come meanwhile."""
-        if self._waiter is not None or not self._connection.is_free:
-            return None
-        waiter: asyncio.Future[Exchange | None] = self._connection.loop.create_future()
-        self._task, self._waiter = task, waiter
-        return waiter
 
     def _finish(self, exchange: Exchange, error: RequestError, *, is_returned: bool) -> None:
         """`error` answers a request that the application has not."""

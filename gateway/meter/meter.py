@@ -125,7 +125,7 @@ class Meter:
         packed = _ADMISSION % (packed_keys, len(asked), asked, terms, len(hold), hold, entered, optional)
         reply = await self._redis.run_packed(ADMIT, keys.account, count, packed)
         if reply[0] == _ADMITTED:
-            self._replay_buffer.add_open(OpenCall(keys, request_id, epoch, amount, prefix, claim))
+            self._replay_buffer.under_way[request_id] = OpenCall(keys, request_id, epoch, amount, prefix, claim)
         elif reply[0] == Verdict.WRONG_EPOCH:
             self._epochs.mark_ended(keys.partition, epoch)
         return parse_admission(reply, epoch)
@@ -147,7 +147,7 @@ class Meter:
         and the `epoch` of the admission are known. Stores the response of `claim_outcome` unless either happened.
         Abandons the call at no charge if another call has claimed its key. Raises MeterUnavailable, MeterError.
         """
-        opened = self._replay_buffer.remove_open(request_id)
+        opened = self._replay_buffer.under_way.pop(request_id, None)
         if opened is not None:
             prefix, epoch = opened.prefix, opened.epoch
         if prefix and epoch != (self._epochs.current(keys.partition) or await self._recovery.epoch(keys.partition)):

@@ -103,7 +103,7 @@ class Recovery:
         return entry_id is not None
 
     async def _restore_hold(self, call: OpenCall, epoch: str) -> None:
-        if not self.buffer.is_open(call.request_id):
+        if call.request_id not in self.buffer.under_way:
             return
         keys, claim = call.keys, call.claim
         where = [keys.account, keys.catalogue, keys.holds]
@@ -121,7 +121,7 @@ class Recovery:
         fields = await self._redis.call((b"HGETALL", self._by_partition[partition].holds))
         for request_id, packed in dict(zip(fields[::2], fields[1::2], strict=True)).items():
             hold = HoldLine.unpack(packed)
-            if hold.owner == self._owner and not self.buffer.is_open(request_id.decode()):
+            if hold.owner == self._owner and request_id.decode() not in self.buffer.under_way:
                 account_id = UUID(records.identity(hold.prefix)["user_id"])
                 keys = account_keys(account_id, partition=partition)
                 await self.abandon(keys, request_id.decode(), records.abandoned_suffix())

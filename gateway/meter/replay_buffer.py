@@ -47,24 +47,17 @@ class SettledCall(NamedTuple):
 
 
 class ReplayBuffer:
-    """The calls of one process."""
+    """The calls of one process; `under_way` are those that are not settled, by request id."""
 
     def __init__(self) -> None:
-        self._open: dict[str, OpenCall] = {}
+        self.under_way: dict[str, OpenCall] = {}
         self._settled: defaultdict[int, deque[SettledCall]] = defaultdict(deque)
         self._count = 0
 
-    def add_open(self, call: OpenCall) -> None:
-        self._open[call.request_id] = call
-
     def update_open(self, call: OpenCall) -> None:
         """Replaces the call, unless it has ended."""
-        if call.request_id in self._open:
-            self._open[call.request_id] = call
-
-    def remove_open(self, request_id: str) -> OpenCall | None:
-        """None if this process does not have the call under way."""
-        return self._open.pop(request_id, None)
+        if call.request_id in self.under_way:
+            self.under_way[call.request_id] = call
 
     def add_settled(self, call: SettledCall) -> None:
         calls = self._settled[call.keys.partition]
@@ -82,10 +75,7 @@ class ReplayBuffer:
             self._count -= 1
 
     def open_calls(self, partition: int) -> list[OpenCall]:
-        return [call for call in self._open.values() if call.keys.partition == partition]
-
-    def is_open(self, request_id: str) -> bool:
-        return request_id in self._open
+        return [call for call in self.under_way.values() if call.keys.partition == partition]
 
     def take_settled(self, partition: int) -> list[SettledCall]:
         """Removes and gives those that PostgreSQL may not have."""

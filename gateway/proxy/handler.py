@@ -13,8 +13,8 @@ from gateway.clock import monotonic_seconds
 from gateway.http.fields import NO_FIELDS, HeaderBlock
 from gateway.proxy import models
 from gateway.proxy.admission import idempotency
-from gateway.proxy.admission.admitted_call import Authorization, build_admission_request
-from gateway.proxy.admission.caller import Caller
+from gateway.proxy.admission.admitted_call import build_admission_request
+from gateway.proxy.admission.caller import Authorization, Caller
 from gateway.proxy.admission.controller import AdmissionController, NotAdmitted
 from gateway.proxy.admission.idempotency import IdempotentReplay, StoredResponse
 from gateway.proxy.admission.principal_cache import PrincipalCache
@@ -86,7 +86,7 @@ class Handler:
             if admitted is None:
                 return
             call, destination, body = admitted
-            self.telemetry.record_admitted()
+            self.telemetry.admitted.add(1)
             try:
                 await Forwarding(call, response, client, self._drains).run(destination, receive, body)
             except Exception as error:
@@ -122,9 +122,9 @@ class Handler:
             if match.route.websocket:
                 websocket.check_handshake(match.route, inbound)
             destination = self._destinations.get(match.route.upstream)
-            key_digest = idempotency.key_digest(inbound)
-            key = inbound.api_key(is_websocket_route=match.route.websocket)
+            key_digest = idempotency.key_digest(inbound) if b"idempotency-key" in inbound.fields else None
             cache, admission = inbound.cache, self._admission
+            key = cache.key or inbound.api_key(is_websocket_route=match.route.websocket)
             caller = self._principals.find_fresh(cache.key_digest)
             if caller is None:
                 caller = await self._principals.get(key, cache, address=inbound.client_ip)
@@ -139,8 +139,8 @@ class Handler:
                 arrived = client.take_body()
                 if key_digest is None and bodies.is_awaited(inbound, arrived):
                     await admission.check_before_body(authorization, key)
-                content = await self._receive(receive, match, authorization, held=held) if arrived is None else arrived
-                body = await bodies.read_whole(content, match, inbound, authorization.plan)
+                content = await self._receive(receive, authorization, held=held) if arrived is None else arrived
+                body = await bodies.read_whole(content, match, inbound, max_bytes=authorization.max_body_bytes)
             admission_request = build_admission_request(
                 request_id, inbound, match, key=key, body=body, key_digest=key_digest
             )
@@ -151,15 +151,13 @@ class Handler:
         except IdempotentReplay as replay:
             await self._replay(replay, response, inbound, received_at=received_at)
             return None
-        file_observer = observe_upload(match.route, inbound)
+        file_observer = observe_upload(inbound) if match.route.usage_type == "analysis" else None
         call = ActiveCall(admitted_call, self._settler, received_at=received_at, file_observer=file_observer)
         return call, destination, body
 
-    async def _receive(
-        self, receive: Receive, match: RouteMatch, authorization: Authorization, *, held: list[HeldBody]
-    ) -> bytes:
+    async def _receive(self, receive: Receive, authorization: Authorization, *, held: list[HeldBody]) -> bytes:
         held.append(self._held_bodies.open(authorization.caller.account_id))
-        return await bodies.receive_whole(receive, match, authorization.plan, held=held[0])
+        return await bodies.receive_whole(receive, max_bytes=authorization.max_body_bytes, held=held[0])
 
     def swap(self, router: Router, destinations: Mapping[str, Destination]) -> Mapping[str, Destination]:
         """Serves by a new configuration from the next request on; gives the destinations that served until now."""

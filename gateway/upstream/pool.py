@@ -115,10 +115,16 @@ class Pool:
         if connection.is_client_paced:
             connection.is_client_paced = False
             self._client_paced.release(connection.account)
-        if reusable and not self._retired:
-            self._add_idle(connection)
-        else:
+        if not reusable or self._retired:
             connection.abort()
+        else:
+            idle_seconds, granted = self._limits.idle_seconds, connection.keep_alive_seconds
+            if granted is not None:  # one second less, so that the server's FIN does not cross a request
+                idle_seconds = min(idle_seconds, granted - 1.0)
+            connection.idle_until = connection.loop.time() + idle_seconds
+            self._idle.append(connection)
+            if self._reaper is None:
+                self._reap_at(connection.idle_until)
         if self._queue.places.count:
             self._serve_queue()
 
@@ -275,15 +281,6 @@ class Pool:
             self._free_slot(waiter.account, is_client_paced=waiter.is_client_paced)
         else:
             self.release(connection, reusable=not connection.closed)
-
-    def _add_idle(self, connection: Connection) -> None:
-        idle_seconds, granted = self._limits.idle_seconds, connection.keep_alive_seconds
-        if granted is not None:  # one second less, so that the server's FIN does not cross a request
-            idle_seconds = min(idle_seconds, granted - 1.0)
-        connection.idle_until = connection.loop.time() + idle_seconds
-        self._idle.append(connection)
-        if self._reaper is None:
-            self._reap_at(connection.idle_until)
 
     def _reap_at(self, due: float) -> None:
         self._reaper = asyncio.get_running_loop().call_at(due, self._reap)

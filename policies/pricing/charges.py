@@ -89,7 +89,7 @@ def charge_fixed(
         return Charge(reported_credits)
     if status is None:
         return _plain(held) if outcome is Outcome.CLIENT_ABORTED and was_sent else UNCHARGED
-    return _plain(held) if status in _charged_statuses(route.charge_on) else UNCHARGED
+    return _plain(held) if status in charged_statuses(route.charge_on) else UNCHARGED
 
 
 _plain = lru_cache(maxsize=1024)(Charge)  # most calls are charged one of few prices
@@ -174,7 +174,7 @@ def _is_due(route: Route, ending: Ending) -> bool:
     status = ending.status
     if status is None:
         return ending.outcome is Outcome.CLIENT_ABORTED and ending.was_sent
-    return status in _charged_statuses(route.charge_on)
+    return status in charged_statuses(route.charge_on)
 
 
 def _source(price: Price, units: Count | None) -> UsageSource:
@@ -190,15 +190,11 @@ def _source_by_list(prices: PriceList, usage: Usage | None) -> UsageSource:
     return UsageSource.REPORTED if is_known else UsageSource.MISSING
 
 
-def is_charged_status(route: Route, status: int) -> bool:
-    """Whether an upstream status counts as a delivered call: its class (`2xx`) or itself (`404`) in `charge_on`.
+@lru_cache(maxsize=1024)
+def charged_statuses(charge_on: frozenset[str]) -> AbstractSet[int]:
+    """The statuses of an upstream that count as a delivered call: their class (`2xx`) or they (`404`) in `charge_on`.
 
     A switch of protocols does anyhow: it is passed on only where it was asked for.
     """
-    return status in _charged_statuses(route.charge_on)
-
-
-@lru_cache(maxsize=1024)
-def _charged_statuses(charge_on: frozenset[str]) -> AbstractSet[int]:
     listed = {status for status in range(100, 600) if f"{status // 100}xx" in charge_on or str(status) in charge_on}
     return listed | {int(HTTPStatus.SWITCHING_PROTOCOLS)}

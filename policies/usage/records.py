@@ -146,9 +146,25 @@ def mark(version: int) -> str:
 PREFIX_MARK = mark(CURRENT.prefix)
 
 
-def prefix(*, request_id: str, created_at: int, caller: str, route: str, product_count: int, client: str) -> str:
-    """What a record says from the admission on. `caller`, `route` and `client` are columns joined beforehand."""
-    return f"{PREFIX_MARK}{request_id}\t{created_at}\t{caller}\t{route}\t{product_count}\t{client}"
+def prefix(
+    *,
+    request_id: str,
+    created_at: int,
+    caller: str,
+    route: str,
+    product_count: int,
+    labels: str,
+    client_ip: str,
+    client_request_id: str | None,
+) -> str:
+    """What a record says from the admission on. `caller`, `route` and `labels` are columns joined beforehand.
+
+    `client_ip` "" is no address.
+    """
+    return (
+        f"{PREFIX_MARK}{request_id}\t{created_at}\t{caller}\t{route}\t{product_count}\t{labels}\t"
+        f"{client_ip or NULL}\t{NULL if client_request_id is None else client_request_id}"
+    )
 
 
 def caller_columns(*, user_id: Column, api_key_id: Column, subscription_id: Column, plan_id: str | None) -> str:
@@ -161,11 +177,6 @@ def route_columns(*, endpoint: str, method: str, path: str, usage_type: str) -> 
 
 def label_columns(*, language_code: str, category: str, batch_id: str) -> str:
     return _join((language_code, category, batch_id))
-
-
-def client_columns(labels: str, *, client_ip: str, client_request_id: str | None) -> str:
-    """`labels` are columns joined beforehand; "" is no address."""
-    return f"{labels}\t{client_ip or NULL}\t{NULL if client_request_id is None else client_request_id}"
 
 
 def suffix(

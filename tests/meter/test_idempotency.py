@@ -199,7 +199,7 @@ class Repeats(RuleBasedStateMachine):
         """Redis is away when it ends."""
         call = data.draw(st.sampled_from([call for call in self.calls if call.is_open and call.gateway is not None]))
         assert call.gateway is not None
-        self.bench.gateways[call.gateway]._replay_buffer.remove_open(call.request_id)
+        self.bench.gateways[call.gateway]._replay_buffer.under_way.pop(call.request_id, None)
         call.is_spooled = True
 
     @rule(data=st.data(), gateway=GATEWAY, end=st.sampled_from(ENDS))

@@ -1,4 +1,4 @@
-"""What admission decides on and what it gives: a request, the authorization of its caller, an admitted call."""
+"""What admission decides on and what it gives: a request, and an admitted call."""
 
 from __future__ import annotations
 
@@ -14,36 +14,25 @@ from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked
 from gateway.proxy.request.body import WholeBody
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
-from policies.model import Plan, Route, Subscription
+from policies.model import Plan, Route
 from policies.pricing.quotes import Quote
 from policies.usage import records
 
 MAX_TEXT_LENGTH = 200  # of what a client says of its call
 
 
-class Authorization(NamedTuple):
-    """A caller that the policies let through, and the subscription that pays."""
-
-    caller: Caller
-    subscription: Subscription
-
-    @property
-    def plan(self) -> Plan:
-        return self.subscription.plan
-
-
 class AdmissionRequest(NamedTuple):
     """A request that is to be admitted.
 
-    `client_columns` are the columns of its record that come from its fields, its body and its address. `asked` is what
-    its body asks for, where the price needs to know.
+    `label_columns` are the columns of its record that the client fills by fields or its body. `asked` is what its body
+    asks for, where the price needs to know.
     """
 
     request_id: str
     inbound: Inbound
     match: RouteMatch
     key: bytes
-    client_columns: str
+    label_columns: str
     asked: Asked = NOTHING_ASKED
     claim: IdempotencyClaim | None = None
 
@@ -85,11 +74,10 @@ def build_admission_request(
         labels = cache.label_columns
     else:
         labels = cache.label_columns = _label_columns(inbound, {})
-    columns = records.client_columns(labels, client_ip=inbound.client_ip, client_request_id=inbound.client_request_id)
     if body is None:
-        return AdmissionRequest(request_id, inbound, match, key, columns)
+        return AdmissionRequest(request_id, inbound, match, key, labels)
     claim = None if key_digest is None else claim_of(key_digest, inbound, body)
-    return AdmissionRequest(request_id, inbound, match, key, columns, body.asked, claim)
+    return AdmissionRequest(request_id, inbound, match, key, labels, body.asked, claim)
 
 
 def render_record_prefix(request: AdmissionRequest, caller: Caller, quote: Quote) -> str:
@@ -103,7 +91,9 @@ def render_record_prefix(request: AdmissionRequest, caller: Caller, quote: Quote
         caller=caller.record_columns,
         route=request.match.record_columns,
         product_count=quote.items,
-        client=request.client_columns,
+        labels=request.label_columns,
+        client_ip=request.inbound.client_ip,
+        client_request_id=request.inbound.client_request_id,
     )
 
 

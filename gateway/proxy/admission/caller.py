@@ -1,8 +1,9 @@
-"""A principal with everything that can be computed once for it rather than once for each request."""
+"""A principal with everything that can be computed once for it, and for each route, rather than for each request."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.clock import monotonic_seconds, now
@@ -22,7 +23,7 @@ class Caller:
     `digest` is that of the key. `metering_template` and `identity_block` are header fields towards the client and the
     upstream; `record_columns` are the columns that all its records share, `masked_key` is a JSON string.
     `lasting_subscription` pays for any call, whenever and wherever it is made; None where that is to be asked.
-    `passed_routes` are those that the policies have let it call, by name.
+    `authorizations` are those of the routes that it may call whenever and wherever, by name.
     """
 
     principal: Principal
@@ -38,7 +39,20 @@ class Caller:
     key_id: UUID
     lasting_subscription: Subscription | None
     cap: Cap | None = None
-    passed_routes: dict[str, Route] = field(default_factory=dict, compare=False)
+    authorizations: dict[str, Authorization] = field(default_factory=dict, compare=False)
+
+
+class Authorization(NamedTuple):
+    """That the policies let a caller call a route: the subscription that pays, and the most that a body may hold."""
+
+    route: Route
+    caller: Caller
+    subscription: Subscription
+    max_body_bytes: int | None
+
+    @property
+    def plan(self) -> Plan:
+        return self.subscription.plan
 
 
 def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Caller:

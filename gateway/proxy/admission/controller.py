@@ -17,8 +17,8 @@ from gateway.meter.meter import Meter
 from gateway.meter.replies import Verdict
 from gateway.proxy.admission import idempotency
 from gateway.proxy.admission.account_loader import AccountLoader
-from gateway.proxy.admission.admitted_call import AdmissionRequest, AdmittedCall, Authorization, render_record_prefix
-from gateway.proxy.admission.caller import Caller
+from gateway.proxy.admission.admitted_call import AdmissionRequest, AdmittedCall, render_record_prefix
+from gateway.proxy.admission.caller import Authorization, Caller
 from gateway.proxy.admission.idempotency import IdempotentReplay, ReplayPace
 from gateway.proxy.admission.outage_credit import OutageCredit
 from gateway.proxy.admission.principal_cache import PrincipalCache
@@ -36,6 +36,7 @@ from policies.access.admission import (
     rate_limited,
     too_many_in_flight,
 )
+from policies.access.authorization import check_size, max_body_bytes
 from policies.access.key_budgets import Cap
 from policies.model import Plan, Refusal, Refused
 from policies.pricing import quotes
@@ -55,14 +56,6 @@ class NotAdmitted(Refused):
         super().__init__(refused.code, refused.detail, **refused.extras)
         self.caller = caller
         self.admission = admission
-
-
-class Indeterminate(Refused):
-    """Redis went away during the admission: it may have admitted the call, so the hold must be released."""
-
-    def __init__(self) -> None:
-        refused = _metering_unavailable()
-        super().__init__(refused.code, refused.detail, **refused.extras)
 
 
 class AdmissionController:
@@ -94,16 +87,20 @@ class AdmissionController:
     def authorize_cached(self, inbound: Inbound, match: RouteMatch, caller: Caller) -> Authorization | None:
         """Authorizes a caller for a route by what is cached; None where that would refuse it, for it may be old.
 
-        A caller whom one subscription lets through whenever it calls is checked once for each route.
+        A caller whom one subscription lets through whenever it calls is checked once for each route, and the size of
+        its bodies each time.
         """
-        route, subscription, size_bytes = match.route, caller.lasting_subscription, inbound.content_length
-        if subscription is not None and not size_bytes and caller.passed_routes.get(route.name) is route:
-            return Authorization(caller, subscription)
+        route = match.route
+        authorization = caller.authorizations.get(route.name)
         try:
-            authorization = self._authorize(inbound, match, caller)
+            if authorization is None or authorization.route is not route:
+                authorization = self._authorize(inbound, match, caller)
+                if caller.lasting_subscription is not None:
+                    caller.authorizations[route.name] = authorization
+            elif inbound.content_length:
+                check_size(inbound.content_length, authorization.max_body_bytes)
         except Refused:
             return None
-        caller.passed_routes[route.name] = route
         return authorization
 
     async def authorize(self, inbound: Inbound, match: RouteMatch, key: bytes, *, caller: Caller) -> Authorization:
@@ -134,21 +131,6 @@ class AdmissionController:
 
     async def admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
         """Holds the price of the call. Raises Refused or IdempotentReplay: then nothing is counted or charged."""
-        try:
-            return await self._admit(request, authorization)
-        except Refused as refused:
-            if refused.code is Refusal.METERING_UNAVAILABLE:
-                admitted_call = self._admit_on_outage_credit(request, authorization)
-                if admitted_call is not None:
-                    return admitted_call
-            if isinstance(refused, Indeterminate):
-                self._enqueue_settlement(_release(request, authorization.caller, refused.code))
-            raise
-        except asyncio.CancelledError:
-            self._enqueue_settlement(_release(request, authorization.caller, None))
-            raise
-
-    async def _admit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall:
         if request.claim is not None:
             self._replay_pace.check(authorization.caller.account_id)
         for _ in range(ATTEMPTS):
@@ -175,33 +157,23 @@ class AdmissionController:
                     claim=request.claim,
                     cap=caller.cap,
                 )
-            except NotSent:
-                raise _metering_unavailable() from None
-            except MeterUnavailable:
-                raise Indeterminate from None
-            if admission.verdict is _ADMITTED:
-                refusals.by_key.pop(caller.digest, None)
-                self._outage_credit.record_admission(caller.account_id, plan, admission)
-                request_id, inbound, match, _, _, _, claim = request
-                admitted_call = AdmittedCall(
-                    request_id,
-                    inbound,
-                    match.route,
-                    match.path,
-                    match.upstream_path,
-                    claim,
-                    caller,
-                    plan,
-                    quote,
-                    admission,
-                    prefix,
-                )
-                return admitted_call if claim is None else self._with_storage(admitted_call)
-            if admission.verdict is Verdict.STALE:
-                caller = await self._principals.reload(request.key)
-                authorization = self._authorize(request.inbound, request.match, caller)
-            else:
-                await self._prepare_next_attempt(request, caller, plan, quote=quote, admission=admission)
+                if admission.verdict is not _ADMITTED:
+                    authorization = await self._prepare_next_attempt(request, authorization, quote, admission=admission)
+                    continue
+            except MeterUnavailable as error:
+                may_hold = not isinstance(error, NotSent)
+                return self._admit_without_redis(request, authorization, quote, prefix=prefix, may_hold=may_hold)
+            except asyncio.CancelledError:
+                self._enqueue_settlement(_release(request, caller, None))
+                raise
+            refusals.by_key.pop(caller.digest, None)
+            self._outage_credit.record_admission(caller.account_id, plan, admission)
+            request_id, inbound, match, _, _, _, claim = request
+            route, path, upstream_path = match.route, match.path, match.upstream_path
+            admitted_call = AdmittedCall(
+                request_id, inbound, route, path, upstream_path, claim, caller, plan, quote, admission, prefix
+            )
+            return admitted_call if claim is None else self._with_storage(admitted_call)
         await self._check_history(authorization.caller)
         raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
 
@@ -211,16 +183,23 @@ class AdmissionController:
             await self._account_loader.check_history(caller.keys)
 
     async def _prepare_next_attempt(
-        self, request: AdmissionRequest, caller: Caller, plan: Plan, *, quote: Quote, admission: Admission
-    ) -> None:
-        """Loads what Redis lacks, or raises what ends the admission."""
+        self, request: AdmissionRequest, authorization: Authorization, quote: Quote, *, admission: Admission
+    ) -> Authorization:
+        """Loads what Redis lacks, or raises what ends the admission; gives the authorization of the next attempt.
+
+        Raises NotSent where Redis cannot serve: the attempt has held nothing.
+        """
+        caller, plan = authorization.caller, authorization.plan
         match admission.verdict:
+            case Verdict.STALE:
+                caller = await self._principals.reload(request.key)
+                return self._authorize(request.inbound, request.match, caller)
             case Verdict.NOT_LOADED | Verdict.BUDGET_NOT_LOADED:
                 await self._load(caller, admission.verdict)
             case Verdict.WRONG_EPOCH:
                 pass  # the next attempt enters the new epoch
             case Verdict.EPOCH_NOT_OPEN:
-                raise _metering_unavailable()
+                raise NotSent("the epoch loads no account yet")
             case Verdict.IDEMPOTENT_REPLAY:
                 self._replay_pace.count(caller.account_id)
                 raise IdempotentReplay(request.route, caller, admission)
@@ -231,39 +210,41 @@ class AdmissionController:
                 refused = _refusal(admission, max(quote.hold, 1), plan, cap=caller.cap, is_stored=is_stored)
                 self._refusal_cache.record(caller, admission, refused)
                 raise NotAdmitted(caller, admission, refused)
+        return authorization
 
-    def _admit_on_outage_credit(self, request: AdmissionRequest, authorization: Authorization) -> AdmittedCall | None:
-        """Admits without Redis, where that is allowed. Redis may hold for the call unseen; settling ends that too.
+    def _admit_without_redis(
+        self, request: AdmissionRequest, authorization: Authorization, quote: Quote, *, prefix: str, may_hold: bool
+    ) -> AdmittedCall:
+        """Admits on outage credit where that is allowed, else raises Refused.
 
         Not a call with an Idempotency-Key: only Redis knows whether it was made before. Nor one by a key with a cap:
-        only Redis knows what the key has spent.
+        only Redis knows what the key has spent. `may_hold` is whether Redis may hold for the call unseen; settling ends
+        that too.
         """
-        caller = authorization.caller
-        if request.claim is not None or caller.cap is not None:
-            return None
-        quote, maximum = self._quote_for(request, authorization.plan), authorization.plan.max_credits_per_call
-        if maximum is not None:
-            quote = quotes.within_plan(quote, maximum)
-        admission = self._outage_credit.admit(
-            caller.account_id,
-            request.request_id,
-            plan=authorization.plan,
-            limits=caller.limits,
-            amount=quote.hold,
-            required=quote.required,
-        )
+        caller, plan, match, admission = authorization.caller, authorization.plan, request.match, None
+        if request.claim is None and caller.cap is None:
+            admission = self._outage_credit.admit(
+                caller.account_id,
+                request.request_id,
+                plan=plan,
+                limits=caller.limits,
+                amount=quote.hold,
+                required=quote.required,
+            )
         if admission is None:
-            return None
-        prefix = render_record_prefix(request, caller, quote)
+            refused = _metering_unavailable()
+            if may_hold:
+                self._enqueue_settlement(_release(request, caller, refused.code))
+            raise refused from None
         return AdmittedCall(
             request_id=request.request_id,
             inbound=request.inbound,
-            route=request.route,
-            path=request.match.path,
-            upstream_path=request.match.upstream_path,
+            route=match.route,
+            path=match.path,
+            upstream_path=match.upstream_path,
             claim=None,
             caller=caller,
-            plan=authorization.plan,
+            plan=plan,
             quote=quote,
             admission=admission,
             record_prefix=prefix,
@@ -278,9 +259,9 @@ class AdmissionController:
         key, account, subscription = caller.principal.key, caller.principal.account, caller.lasting_subscription
         if subscription is None:
             subscription = paying_subscription(key, account, now=now(), client_ip=inbound.client_ip, grace=self._grace)
-        size_bytes, offered = inbound.content_length, self._principals.catalogue.features
-        check_request(match.route, key, subscription.plan, size_bytes=size_bytes, offered=offered)
-        return Authorization(caller, subscription)
+        route, plan, offered = match.route, subscription.plan, self._principals.catalogue.features
+        check_request(route, key, plan, size_bytes=inbound.content_length, offered=offered)
+        return Authorization(route, caller, subscription, max_body_bytes(route, plan))
 
     async def _quote(self, request: AdmissionRequest, authorization: Authorization) -> tuple[Authorization, Quote]:
         """The quote of a call that its body prices. A refusal is by what is known at this moment."""
@@ -316,8 +297,8 @@ class AdmissionController:
             raise Refused(
                 Refusal.ACCOUNTS_UNAVAILABLE, "The account's balance cannot be read; try again shortly.", retry_after=1
             ) from None
-        except MeterUnavailable:
-            raise _metering_unavailable() from None
+        except MeterUnavailable as error:
+            raise NotSent(str(error)) from None  # the admission, which follows
 
 
 def _admission_of(snapshot: AccountSnapshot) -> Admission:

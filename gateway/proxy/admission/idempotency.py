@@ -79,9 +79,8 @@ class ResponseCapture:
 
 
 def key_digest(inbound: Inbound) -> str | None:
-    """The digest of a POST's Idempotency-Key; None without one; raises Refused for a malformed one."""
-    key = inbound.fields.get(b"idempotency-key")
-    return idempotency.key_digest(key) if key is not None and inbound.method == "POST" else None
+    """The digest of a request's Idempotency-Key; None where it is no POST; raises Refused for a malformed one."""
+    return idempotency.key_digest(inbound.fields[b"idempotency-key"]) if inbound.method == "POST" else None
 
 
 def claim_of(digest: str, inbound: Inbound, body: WholeBody) -> IdempotencyClaim:

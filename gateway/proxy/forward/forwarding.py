@@ -63,8 +63,6 @@ class Forwarding:
         "_client_response",
         "_drains",
         "_is_at_upstream",
-        "_request",
-        "_streamed",
     )
 
     def __init__(self, call: ActiveCall, response: ClientResponse, client: Client, drains: Drains) -> None:
@@ -73,8 +71,6 @@ class Forwarding:
         self._client_response = response
         self._client = client
         self._drains = drains
-        self._streamed: StreamedBody | None = None
-        self._request: Request | None = None
         self._is_at_upstream = False
 
     async def run(self, destination: Destination, receive: Receive, body: WholeBody | None) -> None:
@@ -83,7 +79,7 @@ class Forwarding:
         try:
             if self._client.is_disconnected:
                 raise ClientDisconnected
-            request = self._request = self._render(destination, body)
+            request = self._call.request = self._render(destination, body)
             if body is None and self._admitted_call.inbound.content_length != 0:
                 await self._attach_body(request, receive)
             self._call.forwarded_at = monotonic_seconds()
@@ -97,20 +93,21 @@ class Forwarding:
                     else self._deliver(response, destination)
                 )
             finally:
-                response.close()
+                if not response.complete:
+                    response.close()
         except UpstreamError as error:
             self._is_at_upstream = False
             await self._fail(error)
         except ClientDisconnected:
-            await self._settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
+            await self._call.settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         except Refused as refused:
             await self._refuse(refused)
         except asyncio.CancelledError:
             if not watch.is_cancelled:
-                await self._settle(Outcome.ABANDONED, None)
+                await self._call.settle(Outcome.ABANDONED, None)
                 await self._client_response.send_shutting_down()
                 raise
-            await self._settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
+            await self._call.settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         finally:
             watch.end()
             if not self._call.is_settled:
@@ -121,8 +118,9 @@ class Forwarding:
 
         It is not while the request waits for a connection: nothing of it is sent then, and nothing will be.
         """
-        self._call.observe_departure()
-        return not self._is_at_upstream or self._request is None or self._request.is_sent
+        call = self._call
+        call.observe_departure()
+        return not self._is_at_upstream or call.request is None or call.request.is_sent
 
     def _render(self, destination: Destination, body: WholeBody | None) -> Request:
         call, admitted_call = self._call, self._admitted_call
@@ -152,7 +150,7 @@ class Forwarding:
         admitted_call = self._admitted_call
         inbound = admitted_call.inbound
         limit = max_body_bytes(admitted_call.route, admitted_call.plan)
-        streamed = self._streamed = StreamedBody(receive, limit, self._call.file_observer, scan=form_scan(inbound))
+        streamed = self._call.upload = StreamedBody(receive, limit, self._call.file_observer, scan=form_scan(inbound))
         content = self._client.take_body()
         # A slow upload takes no connection from others: it leases one when it is whole, or large enough to stream.
         if content is not None:
@@ -214,27 +212,27 @@ class Forwarding:
                 await tunnel.ended()
             finally:
                 call.request_bytes, call.response_bytes = tunnel.bytes_up, tunnel.bytes_down
-                await self._settle(Outcome.SUCCEEDED, response.status)
+                await call.settle(Outcome.SUCCEEDED, response.status)
             await tunnel.close()
         finally:
             tunnel.abort()
 
     def _finish(self, status: int) -> Coroutine[Any, Any, int | None]:
-        if self._call.capture is not None:
-            self._call.capture.is_complete = True
-        outcome = Outcome.CLIENT_ABORTED if self._client.is_disconnected else self._call.outcome_of(status)
-        return self._settle(outcome, status)
+        call = self._call
+        if call.capture is not None:
+            call.capture.is_complete = True
+        return call.settle(Outcome.CLIENT_ABORTED if self._client.is_disconnected else call.outcome_of(status), status)
 
     async def _fail(self, error: UpstreamError) -> None:
         status = self._client_response.status or STATUS[error.code]
         code = None if error.outcome is Outcome.CLIENT_ABORTED else error.code
-        balance = await self._settle(error.outcome, status, error_code=code)
+        balance = await self._call.settle(error.outcome, status, error_code=code)
         await self._send_problem_or_cut(Refused(error.code, error.detail), self._metering(balance, 0))
 
     async def _refuse(self, refused: Refused) -> None:
         """Ends a call whose streamed body turned out too large."""
         status = self._client_response.status or STATUS[refused.code]
-        balance = await self._settle(Outcome.CLIENT_ABORTED, status, error_code=refused.code)
+        balance = await self._call.settle(Outcome.CLIENT_ABORTED, status, error_code=refused.code)
         await self._send_problem_or_cut(refused, self._metering(balance, 0), closes=True)
 
     async def _send_problem_or_cut(self, refused: Refused, metering: HeaderBlock, *, closes: bool = False) -> None:
@@ -242,16 +240,6 @@ class Forwarding:
             self._client.abort()
         else:
             await self._client_response.send_problem(refused, metering, closes=closes)
-
-    def _settle(
-        self, outcome: Outcome, status: int | None, *, error_code: str | None = None
-    ) -> Coroutine[Any, Any, int | None]:
-        call, streamed = self._call, self._streamed
-        if streamed is not None:
-            call.request_bytes = streamed.size_bytes
-        is_sent = self._request is not None and self._request.is_sent
-        call.was_sent = is_sent and (streamed is None or streamed.is_complete)
-        return call.settle(outcome, status, error_code=error_code)
 
     def _metering(self, balance: int | None, charged: int | None) -> HeaderBlock:
         """Where the balance after settlement is unknown, it is computed from the one at admission."""

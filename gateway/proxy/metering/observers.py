@@ -17,7 +17,6 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from gateway.proxy.request.inbound import Inbound
-from policies.model import Route
 
 # What is read of a form before the observer stops: many of them at once would hold up the loop with a millisecond each.
 MAX_PARTS = 128
@@ -44,10 +43,8 @@ class FileObserver(Protocol):
     def file(self) -> UploadedFile: ...
 
 
-def observe_upload(route: Route, inbound: Inbound) -> FileObserver | None:
-    """The observer of a request body on a route whose uploads are recorded in analysis_history; None on others."""
-    if route.usage_type != "analysis":
-        return None
+def observe_upload(inbound: Inbound) -> FileObserver:
+    """The observer of a request body on a route whose uploads are recorded in analysis_history."""
     fields = inbound.fields
     return file_observer(
         fields.get(b"content-type", b""), fields.get(b"content-disposition", b""), fields.get(b"x-file-name", b"")

@@ -15,8 +15,7 @@ from gateway.proxy.request.forms import FormScan
 from gateway.proxy.request.held_bodies import HeldBody
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
-from policies.access import authorization
-from policies.model import Plan
+from policies.access.authorization import check_size
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -51,24 +50,24 @@ def _is_small(content_length: int | None) -> bool:
     return content_length is not None and content_length <= forms.SMALL_BYTES
 
 
-async def receive_whole(receive: Receive, match: RouteMatch, plan: Plan, *, held: HeldBody) -> bytes:
+async def receive_whole(receive: Receive, *, max_bytes: int | None, held: HeldBody) -> bytes:
     """A body that has not arrived yet. The caller releases `held`, which it takes its bytes of."""
-    limit = _max_bytes(match, plan)
+    limit = MAX_WHOLE_BODY_BYTES if max_bytes is None else max_bytes
     chunks, size = [], 0
     more = True
     while more:
         chunk, more = await _next(receive)
         size += len(chunk)
-        authorization.check_size(size, limit)
+        check_size(size, limit)
         held.grow(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, plan: Plan) -> WholeBody:
+async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, *, max_bytes: int | None) -> WholeBody:
     """A body with what it asks for, where that is the price."""
-    limit = _max_bytes(match, plan)
-    authorization.check_size(len(content), limit)
+    limit = MAX_WHOLE_BODY_BYTES if max_bytes is None else max_bytes
+    check_size(len(content), limit)
     if inbound.is_form:
         FormScan(inbound.fields[b"content-type"], inbound.key_form).check(content)
     if match.quote is not None:
@@ -90,11 +89,6 @@ async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, plan: 
     model, form = asked.model_request.model, inbound.key_form
     is_plain = not asked.texts and (model is None or form.redacted(model) is model)
     return WholeBody(content, asked if is_plain else _redacted(asked, form))
-
-
-def _max_bytes(match: RouteMatch, plan: Plan) -> int:
-    limit = authorization.max_body_bytes(match.route, plan)
-    return MAX_WHOLE_BODY_BYTES if limit is None else limit
 
 
 def form_scan(inbound: Inbound) -> FormScan | None:
@@ -161,7 +155,7 @@ class StreamedBody:
 
     def _pass(self, chunk: bytes, *, more: bool) -> None:
         self.size_bytes += len(chunk)
-        authorization.check_size(self.size_bytes, self._max_bytes)
+        check_size(self.size_bytes, self._max_bytes)
         self.is_complete = not more
         if self._observer is not None:
             self._observer.feed(chunk)

@@ -136,12 +136,9 @@ class Inbound(NamedTuple):
         return self.raw_path + b"?" + self.query if self.query else self.raw_path
 
     def api_key(self, *, is_websocket_route: bool = False) -> bytes:
-        """The key as sent; raises Refused if there is none where the route takes one, or two that differ."""
-        key = self.cache.key
-        if key is None:
-            takes_query = is_websocket_route or self.key_form.is_query_allowed
-            key = self.sent_keys.choose(takes_query=takes_query, takes_subprotocol=is_websocket_route)
-            self.cache.key = key
+        """The key as sent, which the cache then has; raises Refused for none where the route takes it, or several."""
+        takes_query = is_websocket_route or self.key_form.is_query_allowed
+        key = self.cache.key = self.sent_keys.choose(takes_query=takes_query, takes_subprotocol=is_websocket_route)
         return key
 
     def text(self, name: bytes, max_length: int = 200) -> str | None:

@@ -14,8 +14,10 @@ from gateway.proxy.metering.observers import FileObserver, UploadedFile
 from gateway.proxy.metering.readers.reading import ResponseReading
 from gateway.proxy.metering.usage_events import UsageEventRemover, open_remover
 from gateway.proxy.metering.usage_meter import NOT_MEASURED, UsageMeter, open_meter
+from gateway.proxy.request.body import StreamedBody
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import Settlement
+from gateway.upstream.request_head import Request
 from policies.model import Outcome
 from policies.pricing import model_costs
 from policies.pricing.charges import (
@@ -28,7 +30,7 @@ from policies.pricing.charges import (
     charge_by_list,
     charge_fixed,
     charge_tokens,
-    is_charged_status,
+    charged_statuses,
 )
 from policies.pricing.model_costs import Flag
 from policies.pricing.price import Price
@@ -48,7 +50,10 @@ _TOKEN = PriceUnit.TOKEN
 
 
 class ActiveCall:
-    """Counts what passes, and settles once: `is_settled` makes a second settlement do nothing."""
+    """Counts what passes, and settles once: `is_settled` makes a second settlement do nothing.
+
+    `request` is the one towards the upstream, once it is made, and `upload` its body where that is streamed.
+    """
 
     __slots__ = (
         "_settler",
@@ -68,14 +73,15 @@ class ActiveCall:
         "outcome",
         "received_at",
         "reported",
+        "request",
         "request_bytes",
         "response_bytes",
         "route",
+        "upload",
         "upstream_request_id",
         "upstream_seconds",
         "usage_event_remover",
         "usage_meter",
-        "was_sent",
     )
 
     def __init__(
@@ -92,7 +98,8 @@ class ActiveCall:
         self.outcome: Outcome | None = None
         self.charge = 0
         self.flags: tuple[Flag, ...] = ()
-        self.was_sent = True
+        self.request: Request | None = None
+        self.upload: StreamedBody | None = None
         self.request_bytes = 0
         self.response_bytes = 0
         self.forwarded_at: float | None = None
@@ -122,7 +129,7 @@ class ActiveCall:
 
     def outcome_of(self, status: int) -> Outcome:
         """How a complete response of the upstream counts."""
-        return _SUCCEEDED if is_charged_status(self.route, status) else Outcome.UPSTREAM_ERROR
+        return _SUCCEEDED if status in charged_statuses(self.route.charge_on) else Outcome.UPSTREAM_ERROR
 
     def observe_departure(self) -> None:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
@@ -138,6 +145,8 @@ class ActiveCall:
         if self.is_settled:
             return _nothing()
         self.is_settled = True
+        if self.upload is not None:
+            self.request_bytes = self.upload.size_bytes
         reading = NOT_MEASURED if self.usage_meter is None else self.usage_meter.reading()
         if reading.is_error or outcome is _CLIENT_ABORTED:
             outcome = self._outcome(outcome, status, reading)
@@ -207,9 +216,10 @@ class ActiveCall:
 
     def _charge(self, outcome: Outcome, status: int | None, reading: ResponseReading) -> Charge:
         price, quote, reported = self.route.price, self.admitted_call.quote, self.reported.credits
+        was_sent = status is not None or self._was_sent()
         if price.is_fixed:
             return charge_fixed(
-                self.route, outcome, status, held=quote.hold, reported_credits=reported, was_sent=self.was_sent
+                self.route, outcome, status, held=quote.hold, reported_credits=reported, was_sent=was_sent
             )
         usage, text_bytes, is_complete, model_price = (
             reading.usage,
@@ -227,13 +237,18 @@ class ActiveCall:
             return charge_tokens(
                 price, model_price, usage, quote.body_bytes, text_bytes=text_bytes, is_final=is_complete
             )
-        ending = Ending(outcome, status, reported, self.was_sent, reading.is_error)
+        ending = Ending(outcome, status, reported, was_sent, reading.is_error)
         if not isinstance(price, PriceList):
             return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, reading.units))
         if quote.model_price is None:
             return Charge(reported or 0)
         metered = Metered(usage, quote.body_bytes, text_bytes, is_final=is_complete)
         return charge_by_list(self.route, price, quote.model_price, ending, held=quote.hold, metered=metered)
+
+    def _was_sent(self) -> bool:
+        """Whether the upstream had the whole request."""
+        is_begun = self.request is not None and self.request.is_sent
+        return is_begun and (self.upload is None or self.upload.is_complete)
 
     def _units_used(self, price: Price, measured: Count | None) -> Count | None:
         if price.unit is PriceUnit.CALL:
@@ -257,7 +272,10 @@ class ActiveCall:
         self, outcome: Outcome, status: int | None, error_code: str | None, *, reading: ResponseReading, charge: Charge
     ) -> str:
         file = _NO_FILE if self.file_observer is None else self.file_observer.file()
-        usage = self._usage_record(reading, charge)
+        asked, cost_usd, upstream_id = self.admitted_call.quote.model, self.reported.cost_usd, self.upstream_request_id
+        is_plain = charge.source is _NO_USAGE_SOURCE and not charge.flags
+        is_plain = is_plain and asked is None and cost_usd is None and upstream_id is None
+        usage = NO_USAGE if is_plain else self._usage_record(reading, charge)
         return records.suffix(
             outcome=outcome,
             status_code=status,
@@ -276,15 +294,7 @@ class ActiveCall:
         )
 
     def _usage_record(self, reading: ResponseReading, charge: Charge) -> UsageRecord:
-        asked, cost_usd, upstream_id = self.admitted_call.quote.model, self.reported.cost_usd, self.upstream_request_id
-        if (
-            charge.source is _NO_USAGE_SOURCE
-            and asked is None
-            and cost_usd is None
-            and upstream_id is None
-            and not charge.flags
-        ):
-            return NO_USAGE
+        asked, cost_usd = self.admitted_call.quote.model, self.reported.cost_usd
         if cost_usd is None and reading.usage is not None:
             cost_usd = reading.usage.cost_usd
         price = self.route.price
@@ -298,7 +308,7 @@ class ActiveCall:
             served=reading.model,
             cost_usd=cost_usd,
             flags=charge.flags,
-            upstream_request_id=upstream_id,
+            upstream_request_id=self.upstream_request_id,
         )
 
 

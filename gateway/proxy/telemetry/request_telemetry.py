@@ -84,7 +84,7 @@ class EndpointSeries:
 
 
 class RequestTelemetry:
-    """Records requests in memory; `run_once` writes to PostgreSQL what must last."""
+    """Records requests in memory; `run_once` writes to PostgreSQL what must last. `admitted` counts admitted calls."""
 
     idle_seconds = 5.0
 
@@ -105,9 +105,9 @@ class RequestTelemetry:
         self._other = EndpointSeries(None)
         self._refusals: dict[_RefusalKey, int] = {}
         self._last_used: dict[UUID, float] = {}  # by API key, in seconds since the epoch
-        self._admitted = BufferedCounter(metrics.ADMITTED)
+        self.admitted = BufferedCounter(metrics.ADMITTED)
         self._settled = BufferedCounter(metrics.SETTLED)
-        self._in_flight = BufferedDifference(metrics.IN_FLIGHT, ahead=self._admitted, behind=self._settled)
+        self._in_flight = BufferedDifference(metrics.IN_FLIGHT, ahead=self.admitted, behind=self._settled)
 
     def change_lines(self, make: Callable[[AccessLog], Lines | None], *, form: str) -> None:
         """Writes other lines from here on: those that `make` gives for the access log, or the default ones."""
@@ -122,9 +122,6 @@ class RequestTelemetry:
             series = self._by_route[route.name] = EndpointSeries(route)
         series.methods = route.methods  # a reload of the configuration may have changed them
         return series
-
-    def record_admitted(self) -> None:
-        self._admitted.add(1)
 
     def record_settled(self, call: ActiveCall, response: ClientResponse) -> None:
         admitted_call, status, charged = call.admitted_call, response.status, call.charge

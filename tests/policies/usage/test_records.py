@@ -93,7 +93,6 @@ def test_unknown_column_is_refused() -> None:
 JOINED: dict[str, Any] = {
     "caller": records.caller_columns,
     "route": records.route_columns,
-    "client": records.client_columns,
     "labels": records.label_columns,
     "usage": records.usage_columns,
     "file": records.file_columns,

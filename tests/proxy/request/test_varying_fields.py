@@ -58,14 +58,14 @@ def scope_of(head: RequestHead, peer: str) -> dict[str, Any]:
 
 def what_it_says(inbound: Inbound) -> object:
     request = build_admission_request(OWN_ID, inbound, MATCH, key=b"", body=None, key_digest=None)
-    said = request.client_columns, request_block(inbound, OWN_ID), key_of(inbound)
+    said = request.label_columns, request_block(inbound, OWN_ID), key_of(inbound)
     return inbound._replace(cache=None, varying={}), *said  # type: ignore[arg-type]
 
 
 def key_of(inbound: Inbound) -> bytes | str:
     """The key, which a connection keeps, or why there is none."""
     try:
-        return inbound.api_key()
+        return inbound.cache.key or inbound.api_key()
     except Refused as refused:
         return refused.code
 
