@@ -35,9 +35,9 @@ class ClientConnection(Protocol):
 
 
 class ScopeTemplate:
-    """What the ASGI scopes of a connection's requests have in common, and those of a head that its client repeats."""
+    """What the ASGI scopes of a connection's requests have in common, and those of a request line that is repeated."""
 
-    __slots__ = ("_common", "_head", "_of_head", "_state", "client_host")
+    __slots__ = ("_common", "_of_line", "_request_line", "_state", "client_host")
 
     def __init__(self, state: dict[str, Any], transport: asyncio.Transport) -> None:
         self._state = state
@@ -51,28 +51,28 @@ class ScopeTemplate:
             "scheme": "https" if is_ssl(transport) else "http",
             "root_path": "",
         }
-        self._head: RequestHead | None = None
-        self._of_head: dict[str, Any] = {}
+        self._request_line = b""
+        self._of_line: dict[str, Any] = {}
 
     def scope(self, exchange: Exchange) -> dict[str, Any]:
         head = exchange.head
-        of_head = self._of_head if head is self._head else self._read(head)
-        return {**of_head, "state": self._state.copy(), "extensions": {"gateway.client": exchange}}
+        of_line = self._of_line if head.request_line == self._request_line else self._read(head)
+        state, extensions = self._state.copy(), {"gateway.client": exchange}
+        return {**of_line, "headers": head.headers, "state": state, "extensions": extensions}
 
     def _read(self, head: RequestHead) -> dict[str, Any]:
         path = head.raw_path.decode()
-        of_head = {
+        of_line = {
             **self._common,
             "http_version": "1.0" if head.is_http_1_0 else "1.1",
             "method": head.method,
             "path": urllib.parse.unquote(path) if "%" in path else path,
             "raw_path": head.raw_path,
             "query_string": head.query,
-            "headers": head.headers,
         }
         if head.raw:  # others are too long to keep, or never the same again
-            self._head, self._of_head = head, of_head
-        return of_head
+            self._request_line, self._of_line = head.request_line, of_line
+        return of_line
 
 
 class ExchangeRunner:

@@ -82,19 +82,18 @@ def vary(
 
     `last` are the headers of the last lines, one of each, and `last_varying` those of VARYING.
     """
-    if len(lines) != len(last_lines) or not lines:
+    if len(lines) != len(last_lines):
         return None
-    headers, found, values = list(last), last_varying.copy(), []
+    headers, found = list(last), last_varying.copy()
     for place, line in enumerate(lines):
         if line != last_lines[place]:
-            name = headers[place][0]
-            end = len(name) + 1
-            if name not in VARYING or line[:end].lower() != name + b":":
+            name, _, value = line.partition(b":")
+            name = name.lower()
+            if name not in found or name != headers[place][0]:
                 return None
-            found[name] = value = line[end:].strip(b" \t")
+            found[name] = value = value.strip(b" \t")
             headers[place] = name, value
-            values.append(value)
-    return None if has_control(b"".join(values)) else (headers, found)
+    return None if has_control(b"".join(found.values())) else (headers, found)
 
 
 def varying(headers: Sequence[Header]) -> dict[bytes, bytes] | None:

@@ -8,7 +8,7 @@ beside Transfer-Encoding. `Upgrade` is ignored, as RFC 9110 section 7.8 lets a s
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gateway.http.fields import TOKEN, Header, list_members
 from gateway.http.framing import is_chunked, is_content_length
@@ -30,6 +30,7 @@ _REQUEST_LINE = re.compile(
 )
 _ANY_REQUEST_LINE = re.compile(rb"(?:\r\n)?(%b) ([^ \r\n]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_SLASH = ord("/")
 _TARGET_OCTETS = re.compile(rb"[!-~]+")
 # A registered name, an IPv4 address or an IPv6 literal, with the zone that older Pythons send; RFC 3986's sub-delims
 # are in no name of the DNS.
@@ -54,12 +55,14 @@ class ApplicationSlot:
 class RequestHead(NamedTuple):
     """One request's head. `body_length` is in bytes, None for a chunked body; names in `headers` are lower-case.
 
-    `raw` is the head as received, and `block` its field lines; both are empty where they must be read again even if the
-    same bytes come again. `lines` are the field lines that `headers` were read of, one each, and `varying` those fields
-    that may vary while the application slot stays; both are empty where none may.
+    `raw` is the head as received, `request_line` its first line, and `block` its field lines; `raw` and `block` are
+    empty where they must be read again even if the same bytes come again. `lines` are the field lines that `headers`
+    were read of, one each, and `varying` those fields that may vary while the application slot stays; both are empty
+    where none may.
     """
 
     raw: bytes
+    request_line: bytes
     method: str
     raw_path: bytes
     query: bytes
@@ -74,33 +77,54 @@ class RequestHead(NamedTuple):
     varying: dict[bytes, bytes]
 
 
+_RequestLine = tuple[bytes, str, bytes, bytes, bool]  # of a head, from `request_line` to `is_http_1_0`
+
+
 def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
     """Reads a whole head; raises RequestError. `last` is the head before it on the same connection."""
-    if last is not None and head == last.raw:
+    if last is None or not last.block:
+        return _read(head, _read_request_line(head))
+    if head == last.raw:
         return last
-    line = _REQUEST_LINE.match(head)
-    if line is None or line.end(2) - line.start(2) > MAX_TARGET_BYTES:
-        raise _request_line_error(head)
-    method, target, minor = line.groups()
-    is_http_1_0 = minor == b"0"
-    raw_path, _, query = target.partition(b"?")
-    block, lines = head[line.end() :], request_fields.split(head, line.end())
+    line = last[1:6] if head.startswith(last.request_line) else _read_request_line(head)
+    return _vary(head, line, last) or _read(head, line)
+
+
+def _vary(head: bytes, line: _RequestLine, last: RequestHead) -> RequestHead | None:
+    """The head with this request line and the fields of the last one, but for VARYING; None where more differs."""
+    request_line, _, raw_path, _, is_http_1_0 = line
+    if is_http_1_0 != last.is_http_1_0 or raw_path[0] != _SLASH:
+        return None
+    _, _, _, _, _, _, headers, body_length, keeps_alive, expects_continue, last_block, slot, lines, varying = last
+    block = head[len(request_line) :]
+    if block != last_block:
+        found = request_fields.vary(new_lines := block[:-4].split(b"\r\n"), lines, headers, varying)
+        if found is None:
+            return None
+        lines, (headers, varying) = new_lines, found
+        if (length := varying.get(b"content-length")) is not None:
+            if not is_content_length(length):
+                return None
+            body_length = int(length)
     raw = head if len(head) <= MAX_KNOWN_BYTES else b""
+    block = block if len(block) <= MAX_KNOWN_BYTES else b""
+    return RequestHead(raw, *line, headers, body_length, keeps_alive, expects_continue, block, slot, lines, varying)
+
+
+def _read(head: bytes, line: _RequestLine) -> RequestHead:
+    request_line, method, raw_path, query, is_http_1_0 = line
+    block, lines = head[len(request_line) :], request_fields.split(head, len(request_line))
     known_block = block if len(block) <= MAX_KNOWN_BYTES else b""
-    if last is not None and is_http_1_0 == last.is_http_1_0 and target[0] == 0x2F:
-        if block == last.block:
-            return RequestHead(raw, method.decode(), raw_path, query, *last[4:])
-        if (varied := _vary(last, lines, known_block)) is not None:
-            return RequestHead(raw, method.decode(), raw_path, query, *varied)
     found = request_fields.parse(lines, MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
-    if target[0] != 0x2F:
-        raw_path, _, query = _origin_form(target, found).partition(b"?")
+    if raw_path[0] != _SLASH:
+        raw_path = _origin_form(raw_path, found)
         known_block = b""  # its Host is not the one that counts
     varying = request_fields.varying(found.headers) if known_block and len(found.headers) == len(lines) else None
     return RequestHead(
-        raw if known_block else b"",
-        method.decode(),
+        head if known_block and len(head) <= MAX_KNOWN_BYTES else b"",
+        request_line,
+        method,
         raw_path,
         query,
         is_http_1_0,
@@ -115,20 +139,13 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
     )
 
 
-def _vary(last: RequestHead, lines: list[bytes], block: bytes) -> tuple[Any, ...] | None:
-    """The head behind its request line, with other VARYING fields than the last one; None where more differs."""
-    found = request_fields.vary(lines, last.lines, last.headers, last.varying)
-    if found is None:
-        return None
-    headers, varying = found
-    body_length = last.body_length
-    if (length := varying.get(b"content-length")) is not None:
-        if not is_content_length(length):
-            return None
-        body_length = int(length)
-    _, _, _, _, is_http_1_0, _, _, keeps_alive, expects_continue, _, slot, _, _ = last
-    known = is_http_1_0, headers, body_length, keeps_alive, expects_continue
-    return *known, block, slot, lines, varying
+def _read_request_line(head: bytes) -> _RequestLine:
+    line = _REQUEST_LINE.match(head)
+    if line is None or line.end(2) - line.start(2) > MAX_TARGET_BYTES:
+        raise _request_line_error(head)
+    method, target, minor = line.groups()
+    raw_path, _, query = target.partition(b"?")
+    return line[0], method.decode(), raw_path, query, minor == b"0"
 
 
 def check_unfinished(head: bytes, start: int, max_bytes: int) -> None:
@@ -179,7 +196,7 @@ def _too_long() -> RequestError:
 
 
 def _origin_form(target: bytes, found: RequestFields) -> bytes:
-    """The path and query of an absolute target, whose authority replaces Host (RFC 9112 section 3.2.2)."""
+    """The path of an absolute target without its query, whose authority replaces Host (RFC 9112 section 3.2.2)."""
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
         raise bad_request("The request target must be a path, or a URI with http or https.")

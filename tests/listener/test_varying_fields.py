@@ -56,7 +56,7 @@ def read(written: bytes, last: RequestHead | None = None) -> RequestHead | tuple
 
 
 def what_it_says(found: RequestHead | tuple[str, str]) -> object:
-    return found[:10] if isinstance(found, RequestHead) else found
+    return found[:11] if isinstance(found, RequestHead) else found
 
 
 @settings(max_examples=1_000)
