@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from benchmarks.listener_cost import GET, ROUNDS, client, cost_microseconds, serve
-from gateway.http.fields import NO_FIELDS
+from gateway.http.fields import NO_FIELDS, HeaderBlock
 from gateway.listener.server import configure
 from gateway.proxy.admission.caller import identity_block
 from gateway.proxy.forward.client_response import ClientResponse
@@ -88,7 +88,7 @@ class Forwarder:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI
         client = client_of(scope)
-        inbound = read_request(scope, slot=client.application_slot)
+        inbound = read_request(scope, client=client)
         client_response = ClientResponse(client, send, uuid7())
         self._router.match(inbound.method, inbound.raw_path)
         block = render_request_fields(self._destination, inbound, self._identity, client_response.request_id)
@@ -109,7 +109,7 @@ class Forwarder:
             response.close()
 
 
-def _identity() -> bytes:
+def _identity() -> HeaderBlock:
     nobody = UUID(int=7)
     subscription = Subscription(nobody, SubscriptionStatus.ACTIVE, PLAN)
     key = Key(nobody, KeyStatus.ACTIVE, "gw_live_abcd", "wxyz")

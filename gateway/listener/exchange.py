@@ -50,7 +50,7 @@ class Exchange:
     """`is_disconnected`: the client has left, or was cut. `keeps_alive`: another request may follow this one.
 
     The application may keep a value in `application_slot`: it is the same for as long as the client repeats its fields,
-    but for `varying_fields`, which are those of this request.
+    but for `varying_fields` and `key_fields`, which are those of this request.
     Whatever the response is, it carries `added_fields` besides its own.
     """
 
@@ -74,6 +74,7 @@ class Exchange:
         "is_received",
         "is_started",
         "keeps_alive",
+        "key_fields",
         "on_disconnect",
         "task",
         "varying_fields",
@@ -87,7 +88,8 @@ class Exchange:
         self.task: asyncio.Task[Any] | None = None
         self.keeps_alive = head.keeps_alive
         self.application_slot = head.application_slot
-        self.varying_fields = head.varying
+        self.varying_fields = head.varying_fields
+        self.key_fields = head.key_fields
         self.is_received = head.body_length == 0
         self.awaits_body = False
         self.is_started = False

@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from gateway.http.fields import Header, has_control, is_token, list_members
 from gateway.listener.error_response import RequestError, bad_request
+from policies.access.keys import KEY_FIELDS
 
 # Two of such a field could be read in two ways: they frame the body, name the caller, or are recorded with the call.
-_SINGLETONS = frozenset(
+_SINGLETONS = KEY_FIELDS | frozenset(
     (
-        b"api-key",
-        b"authorization",
         b"content-disposition",
         b"content-encoding",
         b"content-length",
@@ -39,19 +38,20 @@ _SINGLETONS = frozenset(
         b"traceparent",
         b"transfer-encoding",
         b"user-agent",
-        b"x-api-key",
         b"x-batch-id",
         b"x-category",
         b"x-file-name",
-        b"x-goog-api-key",
         b"x-language-code",
         b"x-request-id",
     )
 )
 
 
-# What proxies and client libraries make for each request; none of them goes on to an upstream as it came.
+# What proxies and client libraries make for each request; none of them goes on to an upstream as it came. A proxy for
+# many clients sends another key with each request, too.
 VARYING = frozenset((b"content-length", b"traceparent", b"tracestate", b"x-forwarded-for", b"x-request-id"))
+
+Fields = dict[bytes, bytes]  # by name
 
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-"
 
@@ -76,31 +76,43 @@ def split(head: bytes, start: int) -> list[bytes]:
 
 
 def vary(
-    lines: Sequence[bytes], last_lines: Sequence[bytes], last: Sequence[Header], last_varying: dict[bytes, bytes]
-) -> tuple[list[Header], dict[bytes, bytes]] | None:
-    """The headers, and the VARYING ones by name, of lines that differ from the last ones in those only; else None.
+    lines: Sequence[bytes],
+    last_lines: Sequence[bytes],
+    last: Sequence[Header],
+    varying_fields: Fields,
+    key_fields: Fields,
+) -> tuple[list[Header], Fields, Fields] | None:
+    """The headers, and those of VARYING and of KEY_FIELDS by name, of lines that differ in those only; else None.
 
-    `last` are the headers of the last lines, one of each, and `last_varying` those of VARYING.
+    `last` are the headers of the last lines, one of each, and the fields those of them that may vary.
     """
     if len(lines) != len(last_lines):
         return None
-    headers, found = list(last), last_varying.copy()
+    headers, varying_fields, values = list(last), varying_fields.copy(), []
     for place, line in enumerate(lines):
         if line != last_lines[place]:
             name, _, value = line.partition(b":")
-            name = name.lower()
-            if name not in found or name != headers[place][0]:
+            name, value = name.lower(), value.strip(b" \t")
+            if name != headers[place][0]:
                 return None
-            found[name] = value = value.strip(b" \t")
+            if name in varying_fields:
+                varying_fields[name] = value
+            elif name in key_fields:
+                key_fields = {**key_fields, name: value}
+            else:
+                return None
             headers[place] = name, value
-    return None if has_control(b"".join(found.values())) else (headers, found)
+            values.append(value)
+    return None if has_control(b"".join(values)) else (headers, varying_fields, key_fields)
 
 
-def varying(headers: Sequence[Header]) -> dict[bytes, bytes] | None:
-    """The VARYING fields by name; None where one is given twice."""
+def varying(headers: Sequence[Header]) -> tuple[Fields, Fields] | None:
+    """The VARYING fields and the KEY_FIELDS, by name; None where one is given twice."""
     found = [field for field in headers if field[0] in VARYING]
     by_name = dict(found)
-    return by_name if len(by_name) == len(found) else None
+    if len(by_name) < len(found):
+        return None
+    return by_name, {name: value for name, value in headers if name in KEY_FIELDS}
 
 
 def parse(lines: list[bytes], max_fields: int) -> RequestFields:
@@ -140,7 +152,7 @@ _Line = tuple[Header, _RequestFieldKind | None]
 # or two of them, and is cleared when it is full: then most of them did not come back.
 _MAX_LINES = 4096
 _MAX_LINE_BYTES = 256
-_SECRETS = frozenset((b"api-key", b"authorization", b"cookie", b"proxy-authorization", b"x-api-key", b"x-goog-api-key"))
+_SECRETS = KEY_FIELDS | {b"cookie", b"proxy-authorization"}
 _known_lines: dict[bytes, _Line] = {}
 
 

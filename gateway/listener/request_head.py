@@ -57,8 +57,8 @@ class RequestHead(NamedTuple):
 
     `raw` is the head as received, `request_line` its first line, and `block` its field lines; `raw` and `block` are
     empty where they must be read again even if the same bytes come again. `lines` are the field lines that `headers`
-    were read of, one each, and `varying` those fields that may vary while the application slot stays; both are empty
-    where none may.
+    were read of, one each. `varying_fields` and `key_fields` are those that may vary while the application slot stays;
+    all three are empty where none may.
     """
 
     raw: bytes
@@ -74,7 +74,8 @@ class RequestHead(NamedTuple):
     block: bytes
     application_slot: ApplicationSlot
     lines: list[bytes]
-    varying: dict[bytes, bytes]
+    varying_fields: dict[bytes, bytes]
+    key_fields: dict[bytes, bytes]
 
 
 _RequestLine = tuple[bytes, str, bytes, bytes, bool]  # of a head, from `request_line` to `is_http_1_0`
@@ -91,24 +92,27 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
 
 
 def _vary(head: bytes, line: _RequestLine, last: RequestHead) -> RequestHead | None:
-    """The head with this request line and the fields of the last one, but for VARYING; None where more differs."""
+    """The head with this request line and the fields of the last one, but for those that may vary; else None."""
     request_line, _, raw_path, _, is_http_1_0 = line
     if is_http_1_0 != last.is_http_1_0 or raw_path[0] != _SLASH:
         return None
-    _, _, _, _, _, _, headers, body_length, keeps_alive, expects_continue, last_block, slot, lines, varying = last
+    headers, body_length, keeps_alive, expects_continue, last_block = last[6:11]
+    slot, lines, varying, keys = last[11:]
     block = head[len(request_line) :]
     if block != last_block:
-        found = request_fields.vary(new_lines := block[:-4].split(b"\r\n"), lines, headers, varying)
+        last_lines, lines = lines, block[:-4].split(b"\r\n")
+        found = request_fields.vary(lines, last_lines, headers, varying, keys)
         if found is None:
             return None
-        lines, (headers, varying) = new_lines, found
+        headers, varying, keys = found
         if (length := varying.get(b"content-length")) is not None:
             if not is_content_length(length):
                 return None
             body_length = int(length)
     raw = head if len(head) <= MAX_KNOWN_BYTES else b""
     block = block if len(block) <= MAX_KNOWN_BYTES else b""
-    return RequestHead(raw, *line, headers, body_length, keeps_alive, expects_continue, block, slot, lines, varying)
+    rest = headers, body_length, keeps_alive, expects_continue, block, slot, lines, varying, keys
+    return RequestHead._make((raw, *line, *rest))
 
 
 def _read(head: bytes, line: _RequestLine) -> RequestHead:
@@ -135,7 +139,7 @@ def _read(head: bytes, line: _RequestLine) -> RequestHead:
         known_block,
         ApplicationSlot(),
         [] if varying is None else lines,
-        varying or {},
+        *(varying or ({}, {})),
     )
 
 

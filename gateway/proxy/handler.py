@@ -69,13 +69,7 @@ class Handler:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         received_at = monotonic_seconds()
         client = client_of(scope)
-        inbound = read_request(
-            scope,
-            self._trusted_proxies,
-            client.application_slot,
-            varying=client.varying_fields,
-            key_form=self._key_form,
-        )
+        inbound = read_request(scope, self._trusted_proxies, client, key_form=self._key_form)
         request_id = uuid7()
         response = ClientResponse(client, send, inbound.client_request_id or request_id)
         held: list[HeldBody] = []

@@ -16,6 +16,13 @@ LINES = (
     *(b"Content-Length: 5", b"content-length: 7", b"Content-Length: +7", b"Content-Length:", b"Content-Length : 7"),
     *(b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"X-Request-Id: one", b"X-REQUEST-ID:  two \t"),
     *(b"X-Request-Id: t\x00o", b"X-Forwarded-For: 10.0.0.1", b"X-Forwarded-For: 10.0.0.2, 10.0.0.3"),
+    *(
+        b"Authorization: Bearer one",
+        b"authorization: Bearer two",
+        b"X-Api-Key: one",
+        b"x-api-key:",
+        b"X-Api-Key: t\x00o",
+    ),
     *(b"traceparent: 00-a-b-01", b"traceparent: 00-c-d-01", b"tracestate: x=1", b"tracestate: y=2", b" folded: x"),
 )
 REQUEST_LINES = (b"GET /a HTTP/1.1", b"POST /b?c=d HTTP/1.1", b"POST /b HTTP/1.0", b"GET http://c/a HTTP/1.1")
@@ -69,7 +76,8 @@ def test_a_head_is_read_as_if_no_other_came_before_it(chain: list[bytes]) -> Non
         assert what_it_says(found) == what_it_says(read(written))
         if not isinstance(found, RequestHead):
             break
-        assert found.varying == {name: value for name, value in found.headers if name in found.varying}
+        for named in (found.varying_fields, found.key_fields):
+            assert named == {name: value for name, value in found.headers if name in named}
         last = found if found.block else None
 
 
@@ -87,3 +95,5 @@ def test_only_the_fields_that_may_vary_keep_the_application_slot() -> None:
     twice = b"X-Forwarded-For: 10.0.0.1", b"X-Forwarded-For: 10.0.0.2"
     assert slots(twice, twice[::-1]) == [False]
     assert slots((one,), (one, b"Accept: x")) == [False]
+    assert slots((one, b"Authorization: Bearer one"), (two, b"Authorization: Bearer two")) == [True]
+    assert slots((b"Authorization: Bearer one",), (b"X-Api-Key: one",)) == [False]

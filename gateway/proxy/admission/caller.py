@@ -7,6 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from gateway.clock import monotonic_seconds, now
+from gateway.http.fields import HeaderBlock, header_block
 from gateway.meter.keys import AccountKeys
 from gateway.proxy.telemetry.access_log import masked
 from policies.access.admission import lasting_subscription
@@ -31,7 +32,7 @@ class Caller:
     keys: AccountKeys
     limits: Limits
     metering_template: bytes
-    identity_block: bytes
+    identity_block: HeaderBlock
     record_columns: str
     masked_key: str
     loaded_at: float
@@ -76,15 +77,16 @@ def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Call
     )
 
 
-def identity_block(principal: Principal, subscription: Subscription | None) -> bytes:
+def identity_block(principal: Principal, subscription: Subscription | None) -> HeaderBlock:
     """The X-Gateway-* fields that tell the upstream who is calling."""
     plan = subscription.plan if subscription else None
-    return (
+    lines = (
         f"x-gateway-user: {principal.account.id}\r\n"
         f"x-gateway-key: {principal.key.id}\r\n"
         f"x-gateway-plan: {_field_text(plan.name) if plan else ''}\r\n"
         f"x-gateway-features: {_features(plan) if plan else ''}\r\n"
-    ).encode()
+    )
+    return header_block(lines.encode())
 
 
 def _metering_template(limits: Limits) -> bytes:

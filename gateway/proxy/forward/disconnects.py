@@ -26,6 +26,7 @@ class Client(Protocol):
     task: asyncio.Task[Any] | None  # that serves the request; None where the server does not say
     application_slot: InboundSlot | None
     varying_fields: dict[bytes, bytes]  # that this request alone has, while the slot stays
+    key_fields: dict[bytes, bytes]  # the same
 
     @property
     def answer(self) -> Callable[[int, HeaderBlock, bytes], None] | None:
@@ -49,6 +50,7 @@ class UnwatchedClient:
     task: asyncio.Task[Any] | None = None
     application_slot: InboundSlot | None = None
     varying_fields: dict[bytes, bytes] = {}  # noqa: RUF012 - nobody writes it
+    key_fields: dict[bytes, bytes] = {}  # noqa: RUF012 - the same
     answer: Callable[[int, HeaderBlock, bytes], None] | None = None
 
     def take_body(self) -> bytes | None:

@@ -251,23 +251,22 @@ class Forwarding:
 
 
 def render_request_fields(
-    destination: Destination, inbound: Inbound, identity_block: bytes, request_id: str
+    destination: Destination, inbound: Inbound, identity_block: HeaderBlock, request_id: str
 ) -> HeaderBlock:
     """All fields towards the upstream except framing, and Host where the upstream gets its own."""
     cache = inbound.cache
     if cache.identity_block is not identity_block or cache.destination is not destination:
         end_to_end: bytes = inbound.end_to_end
-        for field in inbound.withheld:
-            if field[0] in destination.passed_names:
-                end_to_end += b"%b: %b\r\n" % field
+        if allowed := [b"%b: %b\r\n" % field for field in inbound.withheld if field[0] in destination.passed_names]:
+            end_to_end += header_block(b"".join(allowed))
         if destination.passes_authorization:
             end_to_end += inbound.credentials
         if destination.passes_host and (host := inbound.fields.get(b"host")):
-            end_to_end += b"host: %b\r\n" % host
+            end_to_end += header_block(b"host: %b\r\n" % host)
         for name in destination.header_names:
             if b"\n" + name + b":" in b"\n" + end_to_end:
                 end_to_end = _without(end_to_end, name)
-        cache.request_block = header_block(end_to_end + identity_block + destination.header_block)
+        cache.request_block = HeaderBlock(end_to_end + identity_block + destination.header_block)
         cache.has_host = has_host(cache.request_block)
         cache.identity_block, cache.destination = identity_block, destination
     return HeaderBlock(cache.request_block + inbound.forwarded_headers + request_block(inbound, request_id))

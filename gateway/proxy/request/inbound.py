@@ -59,16 +59,37 @@ _READ = frozenset(
         b"sec-websocket-version",
     }
 )
-_NOTHING_VARIES: dict[bytes, bytes] = {}  # nobody writes it
 _COOKIES, _DROPPED, _WITHHELD = Passage.COOKIES, Passage.DROPPED, Passage.WITHHELD
 # W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
 class InboundSlot(Protocol):
-    """Where a connection keeps the last request, for as long as its client repeats all fields but the varying ones."""
+    """Where a connection keeps the last request, as long as its client repeats all fields but those that may vary."""
 
     value: Inbound | None
+
+
+class RepeatingClient(Protocol):
+    """A client that repeats most of its fields: where its last request is kept, and what may vary while it is.
+
+    Without a slot, or with a key in the query, a request is read whole.
+    """
+
+    @property
+    def application_slot(self) -> InboundSlot | None: ...
+
+    @property
+    def varying_fields(self) -> dict[bytes, bytes]: ...
+
+    @property
+    def key_fields(self) -> dict[bytes, bytes]: ...
+
+
+class _Unrepeated:
+    application_slot: InboundSlot | None = None
+    varying_fields: dict[bytes, bytes] = {}  # noqa: RUF012 - nobody writes it
+    key_fields: dict[bytes, bytes] = {}  # noqa: RUF012 - the same
 
 
 class Trace(NamedTuple):
@@ -93,7 +114,7 @@ class ConnectionCache:
         self.key: bytes | None = None
         self.key_digest: bytes | None = None
         self.label_columns: str | None = None
-        self.identity_block: bytes | None = None
+        self.identity_block: HeaderBlock | None = None
         self.destination: object = None
         self.request_block = header_block(b"")
         self.has_host = False
@@ -102,34 +123,35 @@ class ConnectionCache:
 class Inbound(NamedTuple):
     """One request as the gateway reads it. Requests that repeat their fields share all but the first line.
 
-    `varying` are the fields that may differ while the client repeats all others, as the listener tells them. `fields`
-    holds what the gateway acts on, by lower-cased name. `end_to_end` is the block of the client's fields that are
-    forwarded, `forwarded_headers` that of X-Forwarded-* and Via. An upstream must allow `withheld` fields by name, and
-    `credentials`, which are meant for it, as such. `content_length` is None for a chunked body.
+    `varying_fields` and `key_fields` may differ while the client repeats all others, as the listener tells them.
+    `fields` holds what the gateway acts on, by lower-cased name. `end_to_end` is the block of the client's fields that
+    are forwarded, `forwarded_headers` that of X-Forwarded-* and Via. An upstream must allow `withheld` fields by name,
+    and `credentials`, which are meant for it, as such. `content_length` is None for a chunked body.
     """
 
     method: str
     raw_path: bytes
     query: bytes
-    # Behind the first line: what comes of varying fields, and then the rest.
-    varying: dict[bytes, bytes]
+    # Behind the first line: what comes of varying fields, what comes of key fields, and then the rest.
+    varying_fields: dict[bytes, bytes]
     fields: dict[bytes, bytes]
     client_ip: str
     forwarded_headers: HeaderBlock
     trace: Trace | None
     client_request_id: str | None
     content_length: int | None
+    key_fields: dict[bytes, bytes]
+    credentials: HeaderBlock
+    sent_keys: SentKeys
+    cache: ConnectionCache
     scheme: str
     peer: str
     is_from_trusted_proxy: bool
     end_to_end: HeaderBlock
     withheld: tuple[Header, ...]
-    credentials: HeaderBlock
     http_version: str
     is_form: bool
-    sent_keys: SentKeys
     key_form: KeyForm
-    cache: ConnectionCache
 
     @property
     def target(self) -> bytes:
@@ -150,25 +172,27 @@ class Inbound(NamedTuple):
 def read_request(
     scope: Any,
     trusted_proxies: Sequence[Network] = (),
-    slot: InboundSlot | None = None,
+    client: RepeatingClient = _Unrepeated(),  # noqa: B008 - it has no state
     *,
-    varying: dict[bytes, bytes] = _NOTHING_VARIES,
     key_form: KeyForm = DEFAULT_FORM,
 ) -> Inbound:
     """Reads an ASGI HTTP scope; of a client that repeats its fields only the first line and what varies."""
+    slot, varying, keys = client.application_slot, client.varying_fields, client.key_fields
     known = None if slot is None else slot.value
-    if slot is not None and known is not None and varying is not known.varying and varying != known.varying:
-        known = slot.value = _vary(known, varying, trusted_proxies)
+    if slot is not None and known is not None:
+        if varying is not known.varying_fields and varying != known.varying_fields:
+            known = slot.value = _vary(known, varying, trusted_proxies)
+        if known is not None and keys is not known.key_fields and keys != known.key_fields:
+            known = slot.value = _with_keys(known, keys)
     query = scope["query_string"]
     if query and key_form.is_in(query):
-        query, keys = take_from_query(query, key_form)
-        return _read(scope, trusted_proxies, query=query, keys_in_query=keys, key_form=key_form, varying=varying)
+        return _read(scope, trusted_proxies, client, query=query, key_form=key_form)
     if known is not None:
         method, raw_path = scope["method"], scope["raw_path"]
         if raw_path == known.raw_path and method == known.method and query == known.query:
             return known
         return Inbound(method, raw_path, query, *known[3:])
-    inbound = _read(scope, trusted_proxies, query=query, keys_in_query=frozenset(), key_form=key_form, varying=varying)
+    inbound = _read(scope, trusted_proxies, client, query=query, key_form=key_form)
     # A key among the subprotocols is good for some routes only, so it is looked for in each request.
     if slot is not None and not inbound.sent_keys.in_subprotocols:
         slot.value = inbound
@@ -209,8 +233,7 @@ def _sort_fields(headers: Sequence[Header], form: KeyForm) -> _ClientFields:
     named = _named_in_connection(headers)
     for name, value in headers:
         if name in KEY_FIELDS:
-            field = read_key_field(name, value, form)
-            key_fields.append(field._replace(is_forwardable=field.is_forwardable and name not in named))
+            key_fields.append(_key_field(name, value, form, named=named))
             continue
         if form.is_in(value):
             if name == b"idempotency-key":  # its digest alone is kept
@@ -233,6 +256,11 @@ def _sort_fields(headers: Sequence[Header], form: KeyForm) -> _ClientFields:
     return _ClientFields(read, header_block(b"".join(end_to_end)), tuple(withheld), key_fields, keys)
 
 
+def _key_field(name: bytes, value: bytes, form: KeyForm, *, named: frozenset[bytes]) -> KeyField:
+    field = read_key_field(name, value, form)
+    return field._replace(is_forwardable=False) if name in named else field
+
+
 def _without_keys(name: bytes, value: bytes, form: KeyForm) -> tuple[bytes, frozenset[bytes]]:
     """What goes on of a field that holds a key, and the keys among subprotocols."""
     return take_from_subprotocols(value, form) if name == b"sec-websocket-protocol" else (b"", frozenset())
@@ -246,14 +274,9 @@ def _credentials(key_fields: Sequence[KeyField], sent_keys: SentKeys) -> HeaderB
 
 
 def _read(
-    scope: Any,
-    trusted_proxies: Sequence[Network],
-    *,
-    query: bytes,
-    keys_in_query: frozenset[bytes],
-    key_form: KeyForm,
-    varying: dict[bytes, bytes],
+    scope: Any, trusted_proxies: Sequence[Network], client: RepeatingClient, *, query: bytes, key_form: KeyForm
 ) -> Inbound:
+    query, keys_in_query = take_from_query(query, key_form)
     fields, end_to_end, withheld, key_fields, keys_in_subprotocols = _sort_fields(scope["headers"], key_form)
     sent_keys = sort_keys(key_fields, key_form, in_query=keys_in_query, in_subprotocols=keys_in_subprotocols)
     peer = peer_address(scope["client"][0]) if scope["client"] else ""
@@ -264,26 +287,27 @@ def _read(
         method=scope["method"],
         raw_path=scope["raw_path"],
         query=query,
-        scheme=scope["scheme"],
-        peer=peer,
-        client_ip=client_ip,
-        is_from_trusted_proxy=trusted,
+        varying_fields=client.varying_fields,
         fields=fields,
-        end_to_end=end_to_end,
-        withheld=withheld,
-        credentials=_credentials(key_fields, sent_keys),
+        client_ip=client_ip,
         forwarded_headers=_forwarded_headers(
             fields, client_ip, scheme=scope["scheme"], proxy=peer if trusted else None
         ),
         trace=_trace(fields) if trusted else None,
         client_request_id=sent_id.decode() if sent_id is not None and is_echoable(sent_id) else None,
         content_length=_length(fields),
+        key_fields=client.key_fields,
+        credentials=_credentials(key_fields, sent_keys),
+        sent_keys=sent_keys,
+        cache=ConnectionCache(),
+        scheme=scope["scheme"],
+        peer=peer,
+        is_from_trusted_proxy=trusted,
+        end_to_end=end_to_end,
+        withheld=withheld,
         http_version=scope["http_version"],
         is_form=is_form(fields.get(b"content-type", b"")),
-        sent_keys=sent_keys,
         key_form=key_form,
-        cache=ConnectionCache(),
-        varying=varying,
     )
 
 
@@ -294,7 +318,7 @@ def _vary(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence
     fields, client_ip, forwarded, trace = known.fields | varying, known.client_ip, known.forwarded_headers, None
     if known.is_from_trusted_proxy:
         trace = _trace(fields)
-        if varying.get(b"x-forwarded-for") != known.varying.get(b"x-forwarded-for"):
+        if varying.get(b"x-forwarded-for") != known.varying_fields.get(b"x-forwarded-for"):
             client_ip = client_address(known.peer, fields, trusted_proxies)
             forwarded = _forwarded_headers(fields, client_ip, scheme=known.scheme, proxy=known.peer)
     sent_id = fields.get(b"x-request-id")
@@ -302,6 +326,16 @@ def _vary(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence
     content_length = _length(fields) if b"content-length" in varying else known.content_length
     varied = varying, fields, client_ip, forwarded, trace, client_request_id, content_length
     return Inbound._make((*known[:3], *varied, *known[10:]))  # `_replace` takes three times as long
+
+
+def _with_keys(known: Inbound, key_fields: dict[bytes, bytes]) -> Inbound:
+    """The request with other keys: nothing that was derived from the last ones stays."""
+    form, named = known.key_form, _named_in_connection([(b"connection", known.fields.get(b"connection", b"close"))])
+    read = [_key_field(name, value, form, named=named) for name, value in key_fields.items()]
+    sent_keys = sort_keys(read, form, in_query=frozenset(), in_subprotocols=frozenset())
+    cache = ConnectionCache()
+    cache.label_columns = known.cache.label_columns
+    return Inbound._make((*known[:10], key_fields, _credentials(read, sent_keys), sent_keys, cache, *known[14:]))
 
 
 def _length(fields: dict[bytes, bytes]) -> int | None:

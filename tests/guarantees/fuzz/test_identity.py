@@ -30,7 +30,7 @@ from tests.support.sampling import IS_FULL, scaled
 EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES") or scaled(suite=300, full=10_000)) if IS_FULL else 300
 REQUEST_ID = str(UUID(int=7))
 OURS = {b"x-gateway-user": b"user", b"x-gateway-key": b"key", b"x-gateway-plan": b"pro", b"x-gateway-features": b"f=1"}
-IDENTITY = b"".join(b"%b: %b\r\n" % each for each in OURS.items())
+IDENTITY = header_block(b"".join(b"%b: %b\r\n" % each for each in OURS.items()))
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 PEERS = ("192.0.2.1", "::ffff:192.0.2.1", "10.0.0.1", "fd00::1", "fe80::1%eth0", "2001:db8::1")
 # Taken for who asks, from where, or for what.

@@ -53,7 +53,7 @@ class Upstream:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await whole_body(receive)
-        inbound = read_request(scope, slot=client_of(scope).application_slot)
+        inbound = read_request(scope, client=client_of(scope))
         self.blocks.append(inbound.end_to_end + inbound.forwarded_headers + request_block(inbound, uuid7()))
         await respond(send, 200, b"ok")
 

@@ -25,9 +25,10 @@ VALUES = {
     b"traceparent": (*TRACES, b"none"),
     b"tracestate": (b"a=1", b"b=2", b""),
     b"Content-Length": (b"0", b"7", b"70000"),
-    b"Authorization": (b"Bearer " + KEY, b"Bearer " + KEY.replace(b"A", b"B"), b"Bearer other"),
+    b"Authorization": (b"Bearer " + KEY, b"Bearer " + KEY.replace(b"A", b"B"), b"Bearer other", b"Basic YTpi"),
+    b"X-API-Key": (KEY.replace(b"A", b"B"), b"another", b""),
     b"X-Category": (b"a", b"b"),
-    b"Connection": (b"keep-alive", b"x-request-id, x-category"),
+    b"Connection": (b"keep-alive", b"x-request-id, x-category", b"authorization"),
 }
 ROUTE = Route("call", "/a", frozenset({"POST"}), "static", "call", Price(credits=1))  # type: ignore[arg-type]
 MATCH = RouteMatch.of(ROUTE, "POST", "/a")
@@ -59,7 +60,7 @@ def scope_of(head: RequestHead, peer: str) -> dict[str, Any]:
 def what_it_says(inbound: Inbound) -> object:
     request = build_admission_request(OWN_ID, inbound, MATCH, key=b"", body=None, key_digest=None)
     said = request.label_columns, request_block(inbound, OWN_ID), key_of(inbound)
-    return inbound._replace(cache=None, varying={}), *said  # type: ignore[arg-type]
+    return inbound._replace(cache=None, varying_fields={}, key_fields={}), *said  # type: ignore[arg-type]
 
 
 def key_of(inbound: Inbound) -> bytes | str:
@@ -78,7 +79,7 @@ def test_a_request_is_read_as_if_no_other_came_before_it(chain: list[bytes], pee
     for written in chain:
         last = request_head.parse(written, last)
         scope = scope_of(last, peer)
-        found = read_request(scope, proxies, last.application_slot, varying=last.varying)  # type: ignore[arg-type]
+        found = read_request(scope, proxies, last)  # type: ignore[arg-type] # which has what an exchange has
         assert what_it_says(found) == what_it_says(read_request(scope, proxies))
 
 
@@ -87,8 +88,19 @@ def test_what_was_derived_from_the_fields_stays_while_others_vary() -> None:
     for number in range(3):
         fields = b"Host: a\r\nX-Request-Id: %d\r\nContent-Length: %d" % (number, number)
         last = request_head.parse(b"POST /a HTTP/1.1\r\n" + fields + b"\r\n\r\n", last)
-        slot: Any = last.application_slot
-        found = read_request(scope_of(last, "192.0.2.1"), (), slot, varying=last.varying)
+        found = read_request(scope_of(last, "192.0.2.1"), (), last)  # type: ignore[arg-type] # as above
         assert (found.client_request_id, found.content_length) == (str(number), number)
         caches.append(found.cache)
     assert caches[0] is caches[1] is caches[2]
+
+
+def test_a_key_that_varies_leaves_nothing_of_the_one_before_it() -> None:
+    last, found = None, []
+    for letter in (b"A", b"B", b"A"):
+        fields = b"Host: a\r\nAuthorization: Bearer %b\r\nX-Category: c" % KEY.replace(b"A", letter)
+        last = request_head.parse(b"POST /a HTTP/1.1\r\n" + fields + b"\r\n\r\n", last)
+        inbound = read_request(scope_of(last, "192.0.2.1"), (), last)  # type: ignore[arg-type] # as above
+        inbound.cache.key_digest = inbound.cache.key_digest or inbound.api_key()
+        found.append(inbound)
+    assert [each.cache.key_digest for each in found] == [KEY, KEY.replace(b"A", b"B"), KEY]
+    assert found[0].fields is found[1].fields is found[2].fields
