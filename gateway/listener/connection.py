@@ -272,8 +272,6 @@ class PublicProtocol(asyncio.Protocol):
             if self._gate.is_past_drain:
                 self.break_off(exchange, SHUTTING_DOWN)
                 return
-        if not self.is_congested:
-            self._deadline.clear()
         if self._turns.take():
             self._runner.start(exchange)
         else:
@@ -359,6 +357,8 @@ class PublicProtocol(asyncio.Protocol):
             ending.cut_if_stuck(self.transport, self._deadline, self._gate.limits)
 
     def _close_idle(self) -> None:
+        if self._exchange is not None:
+            return  # a request came in time: that is cheaper to see here than to clear each deadline
         if self._gate.is_draining:
             self.transport = ending.announced(self.transport)
             self._deadline.set(ending.LINGER_SECONDS, self._close)
@@ -366,6 +366,8 @@ class PublicProtocol(asyncio.Protocol):
             self._close()
 
     def _time_out_head(self) -> None:
+        if self._exchange is not None:
+            return
         if self._unread == b"\r\n":
             self._close()  # an empty line after a request begins no other (RFC 9112 section 2.2)
         else:

@@ -221,7 +221,7 @@ class Forwarding:
         call = self._call
         if call.capture is not None:
             call.capture.is_complete = True
-        return call.settle(Outcome.CLIENT_ABORTED if self._client.is_disconnected else call.outcome_of(status), status)
+        return call.settle(Outcome.CLIENT_ABORTED if self._client.is_disconnected else None, status)
 
     async def _fail(self, error: UpstreamError) -> None:
         status = self._client_response.status or STATUS[error.code]

@@ -45,8 +45,8 @@ from policies.usage.recorded import NO_USAGE, UsageRecord, usage_record
 _LAST_EVENT = re.compile(rb"(?:\A|\n)data: ?\[DONE\]\s*\Z")
 _LAST_EVENT_BYTES = 20
 # Looking up a member takes 50 ns.
-_SUCCEEDED, _CLIENT_ABORTED, _NO_USAGE_SOURCE = Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED, UsageSource.NONE
-_TOKEN = PriceUnit.TOKEN
+_SUCCEEDED, _CLIENT_ABORTED, _UPSTREAM_ERROR = Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED, Outcome.UPSTREAM_ERROR
+_NO_USAGE_SOURCE, _TOKEN = UsageSource.NONE, PriceUnit.TOKEN
 
 
 class ActiveCall:
@@ -127,10 +127,6 @@ class ActiveCall:
         charge, call = self._charge(Outcome.SUCCEEDED, status, NOT_MEASURED), self.admitted_call
         return bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut).credits
 
-    def outcome_of(self, status: int) -> Outcome:
-        """How a complete response of the upstream counts."""
-        return _SUCCEEDED if status in charged_statuses(self.route.charge_on) else Outcome.UPSTREAM_ERROR
-
     def observe_departure(self) -> None:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
         is_read = self.usage_meter is not None and self.usage_meter.reading().is_complete
@@ -139,17 +135,22 @@ class ActiveCall:
         )
 
     def settle(
-        self, outcome: Outcome, status: int | None, *, error_code: str | None = None
+        self, outcome: Outcome | None, status: int | None, *, error_code: str | None = None
     ) -> Coroutine[Any, Any, int | None]:
-        """Charges and records the call. Gives the balance; None if the call was settled before, or is queued."""
+        """Charges and records the call. Gives the balance; None if the call was settled before, or is queued.
+
+        Without an `outcome` the response is complete, and counts by its status.
+        """
         if self.is_settled:
             return _nothing()
         self.is_settled = True
         if self.upload is not None:
             self.request_bytes = self.upload.size_bytes
         reading = NOT_MEASURED if self.usage_meter is None else self.usage_meter.reading()
-        if reading.is_error or outcome is _CLIENT_ABORTED:
-            outcome = self._outcome(outcome, status, reading)
+        if outcome is None or (outcome is _CLIENT_ABORTED and self.has_delivered_all and status is not None):
+            outcome = _SUCCEEDED if status in charged_statuses(self.route.charge_on) else _UPSTREAM_ERROR
+        if reading.is_error and outcome is _SUCCEEDED:
+            outcome = _UPSTREAM_ERROR
         self.outcome = outcome
         instant = monotonic_seconds()
         self.elapsed_seconds = instant - self.received_at
@@ -208,11 +209,6 @@ class ActiveCall:
             self.response_bytes += len(rest)
             passed += rest
         return passed
-
-    def _outcome(self, outcome: Outcome, status: int | None, reading: ResponseReading) -> Outcome:
-        if outcome is Outcome.CLIENT_ABORTED and self.has_delivered_all and status is not None:
-            outcome = self.outcome_of(status)
-        return Outcome.UPSTREAM_ERROR if outcome is Outcome.SUCCEEDED and reading.is_error else outcome
 
     def _charge(self, outcome: Outcome, status: int | None, reading: ResponseReading) -> Charge:
         price, quote, reported = self.route.price, self.admitted_call.quote, self.reported.credits
