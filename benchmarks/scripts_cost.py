@@ -23,6 +23,7 @@ from gateway.embedded.valkey import Valkey
 from gateway.meter.client.client import RedisClient
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
 
@@ -81,7 +82,7 @@ class Bench:
 
     async def settle_keyed(self, number: int) -> None:
         keys, claim_outcome = self._accounts[number % ACCOUNTS], ClaimOutcome(self._claim(number), ANSWER)
-        await self._meter.settle(keys, self._requests[number], charge=1, suffix=SUFFIX, claim_outcome=claim_outcome)
+        await self._meter.settle(Settlement(keys, self._requests[number], 1, SUFFIX, claim_outcome=claim_outcome))
 
     def _claim(self, number: int) -> IdempotencyClaim:
         return IdempotencyClaim(f"{number:064}", "f" * 64)
@@ -90,7 +91,7 @@ class Bench:
         await self.admit(number, USED_UP)
 
     async def settle(self, number: int) -> None:
-        await self._meter.settle(self._accounts[number % ACCOUNTS], self._requests[number], charge=1, suffix=SUFFIX)
+        await self._meter.settle(Settlement(self._accounts[number % ACCOUNTS], self._requests[number], 1, SUFFIX))
 
     async def ping(self, _: int) -> None:
         await self._redis.call((b"PING",))

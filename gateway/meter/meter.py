@@ -24,7 +24,7 @@ from gateway.meter.keys import AccountKeys, account_keys, partition_keys, partit
 from gateway.meter.layout import CREDIT_SEQ_FIELD, EPOCH_FIELD, VERSION_FIELD
 from gateway.meter.publications import Publication
 from gateway.meter.recovery import Recovery
-from gateway.meter.replay_buffer import OpenCall, SettledCall
+from gateway.meter.replay_buffer import OpenCall, Settlement
 from gateway.meter.replies import LateSettleResult, LoadResult, SettleResult, Verdict
 from gateway.meter.scripts import (
     ACCOUNT_SNAPSHOT,
@@ -130,28 +130,20 @@ class Meter:
             self._epochs.mark_ended(keys.partition, epoch)
         return parse_admission(reply, epoch)
 
-    async def settle(
-        self,
-        keys: AccountKeys,
-        request_id: str,
-        *,
-        charge: int,
-        suffix: str,
-        prefix: str = "",
-        epoch: str = "",
-        claim_outcome: ClaimOutcome | None = None,
-    ) -> int | None:
-        """Settles an admitted call at `charge` credits; gives the balance, or None if only PostgreSQL knows it.
+    async def settle(self, settlement: Settlement) -> int | None:
+        """Settles an admitted call; gives the balance, or None if only PostgreSQL knows it.
 
-        Idempotent. Corrects a call that was swept since. Replays one whose hold Redis has lost, if the record `prefix`
-        and the `epoch` of the admission are known. Stores the response of `claim_outcome` unless either happened.
-        Abandons the call at no charge if another call has claimed its key. Raises MeterUnavailable, MeterError.
+        Idempotent. Corrects a call that was swept since. Replays one whose hold Redis has lost, if its record prefix
+        and epoch are known. Stores the response of its claim's outcome unless either happened. Abandons the call at no
+        charge if another call has claimed its key. Raises MeterUnavailable, MeterError.
         """
+        keys, request_id, charge, suffix, prefix, epoch, claim_outcome, _ = settlement
         opened = self._replay_buffer.under_way.pop(request_id, None)
-        if opened is not None:
+        if opened is not None and opened.epoch != epoch:  # it was restored in another one, or is not known
             prefix, epoch = opened.prefix, opened.epoch
+            settlement = settlement._replace(record_prefix=prefix, epoch=epoch)
         if prefix and epoch != (self._epochs.current(keys.partition) or await self._recovery.epoch(keys.partition)):
-            await self._recovery.replay(SettledCall(keys, request_id, prefix, suffix, "", claim_outcome))
+            await self._recovery.replay(settlement)
             return None
         if claim_outcome is None:
             ended, charged, end = request_id.encode(), b"%d" % charge, suffix.encode()
@@ -159,20 +151,17 @@ class Meter:
             packed = _SETTLEMENT % (keys.packed_for_settle, *words_of)
             reply = await self._redis.run_packed(SETTLE, keys.account, _SETTLE_WORDS, packed)
         else:
-            reply = await self._settle_claimed(keys, request_id, charge, suffix=suffix, outcome=claim_outcome)
+            reply = await self._settle_claimed(settlement, claim_outcome)
         if reply[0] == _SETTLED:
             if prefix:
-                outcome = claim_outcome and claim_outcome.without_response
-                self._replay_buffer.add_settled(
-                    SettledCall(keys, request_id, prefix, suffix, reply[2].decode(), outcome)
-                )
+                kept = settlement if claim_outcome is None else settlement.without_response()
+                self._replay_buffer.add_settled(kept, reply[2].decode())
             balance: int | None = reply[1]
             return balance
         if reply[0] == SettleResult.KEY_CLAIMED:
             await self.abandon(keys, request_id)
             return None
-        call = SettledCall(keys, request_id, prefix, suffix, "", claim_outcome)
-        return await self._settle_late(call, charge, epoch=epoch)
+        return await self._settle_late(settlement)
 
     async def abandon(self, keys: AccountKeys, request_id: str, *, suffix: str = _ABANDONED) -> bool:
         """Settles a call at no charge, since its process is gone; False if it was settled before.
@@ -344,17 +333,15 @@ class Meter:
         """The version announced for the catalogue; 0 if none is."""
         return int(await self._redis.call((b"HGET", partition_keys(0).catalogue, VERSION_FIELD)) or 0)
 
-    async def _settle_claimed(
-        self, keys: AccountKeys, request_id: str, charge: int, *, suffix: str, outcome: ClaimOutcome
-    ) -> list[int | bytes]:
-        size = len(outcome.response or b"")
+    async def _settle_claimed(self, settlement: Settlement, outcome: ClaimOutcome) -> list[int | bytes]:
+        keys, size = settlement.keys, len(outcome.response or b"")
         if size and not await self._stored_bytes.take(size):
             outcome, size = outcome.without_response, 0
             metrics.RESPONSES_NOT_STORED.labels("all").inc()
         arguments = SETTLE.ordered(
-            request_id=request_id,
-            charge=charge,
-            suffix=suffix,
+            request_id=settlement.request_id,
+            charge=settlement.charge,
+            suffix=settlement.record_suffix,
             remember_seconds=CLAIM_SECONDS,
             fingerprint=outcome.claim.fingerprint,
             max_stored_bytes=self._storage.of_account,
@@ -367,24 +354,23 @@ class Meter:
             metrics.RESPONSES_NOT_STORED.labels("account").inc()
         return reply
 
-    async def _settle_late(self, call: SettledCall, charge: int, *, epoch: str) -> int | None:
+    async def _settle_late(self, settlement: Settlement) -> int | None:
         """Settles a call that has no hold any more."""
-        keys, outcome = call.keys, call.claim_outcome
-        where = [keys.account, swept_key(keys.partition, call.request_id), keys.journal, keys.catalogue]
-        arguments: dict[str, Word] = {"charge": charge, "suffix": call.suffix, "epoch": epoch if call.prefix else ""}
+        keys, request_id, charge, suffix, prefix, epoch, outcome, _ = call = settlement.without_response()
+        where = [keys.account, swept_key(keys.partition, request_id), keys.journal, keys.catalogue]
+        arguments: dict[str, Word] = {"charge": charge, "suffix": suffix, "epoch": epoch if prefix else ""}
         if outcome is not None:
             where.append(outcome.claim.key(keys))
-            arguments |= {"request_id": call.request_id, "claim_seconds": CLAIM_SECONDS}
-            arguments |= {"fingerprint": outcome.claim.fingerprint, **outcome.without_response.optional_response}
+            arguments |= {"request_id": request_id, "claim_seconds": CLAIM_SECONDS}
+            arguments |= {"fingerprint": outcome.claim.fingerprint, **outcome.optional_response}
         reply = await self._redis.run(LATE_SETTLEMENT, where, LATE_SETTLEMENT.ordered(**arguments))
         if reply[0] == LateSettleResult.WRONG_EPOCH:
             self._epochs.mark_ended(keys.partition, epoch)
             await self._recovery.replay(call)
         if reply[0] in (LateSettleResult.WRONG_EPOCH, LateSettleResult.STAYS_ABANDONED):
             return None
-        if call.prefix:  # else it could not be replayed
-            outcome = outcome and outcome.without_response
-            self._replay_buffer.add_settled(call._replace(entry_id=reply[2].decode(), claim_outcome=outcome))
+        if prefix:  # else it could not be replayed
+            self._replay_buffer.add_settled(call, reply[2].decode())
         return reply[1] if reply[0] == LateSettleResult.SETTLED else None
 
 

@@ -14,7 +14,7 @@ from gateway.meter.epochs import EpochRegister, Epochs
 from gateway.meter.idempotency import CLAIM_SECONDS
 from gateway.meter.keys import AccountKeys, account_keys, partition_keys, swept_key
 from gateway.meter.layout import HoldLine
-from gateway.meter.replay_buffer import OpenCall, ReplayBuffer, SettledCall
+from gateway.meter.replay_buffer import OpenCall, ReplayBuffer, Settlement
 from gateway.meter.replies import Done, SettleResult
 from gateway.meter.scripts import REPLAY_SETTLEMENT, RESTORE_HOLD, SETTLE
 from policies.usage import records
@@ -53,7 +53,7 @@ class Recovery:
                 raise NotSent(str(error)) from error
         return epoch
 
-    async def replay(self, call: SettledCall) -> None:
+    async def replay(self, call: Settlement) -> None:
         """Settles a call that Redis may have lost. Raises MeterUnavailable."""
         epoch = await self.epoch(call.keys.partition)
         if not await self._replay_settlement(call, epoch):
@@ -73,25 +73,25 @@ class Recovery:
     async def _replay_partition(self, partition: int, epoch: str) -> None:
         settled, open_calls = self.buffer.take_settled(partition), self.buffer.open_calls(partition)
         try:
-            await _in_batches([self._replay_or_raise(call, epoch) for call in settled])
+            await _in_batches([self._replay_or_raise(call, epoch) for _, call in settled])
         except BaseException:
-            for call in settled:
-                self.buffer.add_settled(call)
+            for entry_id, call in settled:
+                self.buffer.add_settled(call, entry_id)
             raise
         await _in_batches([self._restore_hold(call, epoch) for call in open_calls])
         await self._abandon_ended(partition)
 
-    async def _replay_or_raise(self, call: SettledCall, epoch: str) -> None:
+    async def _replay_or_raise(self, call: Settlement, epoch: str) -> None:
         if not await self._replay_settlement(call, epoch):
             raise MeterUnavailable("Redis has lost data again")
 
-    async def _replay_settlement(self, call: SettledCall, epoch: str) -> bool:
+    async def _replay_settlement(self, call: Settlement, epoch: str) -> bool:
         """False if the partition is in another epoch."""
+        call = call.without_response()
         keys, outcome = call.keys, call.claim_outcome
         where = [keys.account, keys.catalogue, keys.holds, keys.journal]
         arguments: dict[str, Any] = {"epoch": epoch, "request_id": call.request_id, "record": call.record}
         if outcome is not None:
-            outcome = outcome.without_response
             where.append(outcome.claim.key(keys))
             arguments |= {"claim_seconds": CLAIM_SECONDS, "fingerprint": outcome.claim.fingerprint}
             arguments |= outcome.optional_response
@@ -99,7 +99,7 @@ class Recovery:
         if entry_id == b"":  # another call has claimed the key
             return await self._replay_settlement(call.abandoned(), epoch)
         if entry_id is not None:
-            self.buffer.add_settled(call._replace(entry_id=entry_id.decode(), claim_outcome=outcome))
+            self.buffer.add_settled(call, entry_id.decode())
         return entry_id is not None
 
     async def _restore_hold(self, call: OpenCall, epoch: str) -> None:

@@ -27,23 +27,35 @@ class OpenCall(NamedTuple):
     claim: IdempotencyClaim | None = None
 
 
-class SettledCall(NamedTuple):
-    """A settled call: both halves of its record, its journal entry or an earlier one, and the outcome of its claim."""
+class Settlement(NamedTuple):
+    """The end of one call: what it is charged, and the suffix of its record.
+
+    `record_prefix` and `epoch`, that of its admission, let a call be settled whose hold Redis has lost. A call admitted
+    on outage credit has a prefix and no epoch. `claim_outcome` says what becomes of the claim of a call with an
+    Idempotency-Key.
+    """
 
     keys: AccountKeys
     request_id: str
-    prefix: str
-    suffix: str
-    entry_id: str
+    charge: int
+    record_suffix: str
+    record_prefix: str = ""
+    epoch: str = ""
     claim_outcome: ClaimOutcome | None = None
+    is_on_outage_credit: bool = False
 
     @property
     def record(self) -> str:
-        return records.join(self.prefix, self.suffix)
+        return records.join(self.record_prefix, self.record_suffix)
 
-    def abandoned(self) -> SettledCall:
+    def without_response(self) -> Settlement:
+        """The same, small enough to be buffered and spooled: repeats of its Idempotency-Key are refused."""
+        outcome = self.claim_outcome
+        return self if outcome is None else self._replace(claim_outcome=outcome.without_response)
+
+    def abandoned(self) -> Settlement:
         """The same call, ended without a charge and without its claim."""
-        return self._replace(suffix=records.abandoned_suffix(), claim_outcome=None)
+        return self._replace(charge=0, record_suffix=records.abandoned_suffix(), claim_outcome=None)
 
 
 class ReplayBuffer:
@@ -51,7 +63,7 @@ class ReplayBuffer:
 
     def __init__(self) -> None:
         self.under_way: dict[str, OpenCall] = {}
-        self._settled: defaultdict[int, deque[SettledCall]] = defaultdict(deque)
+        self._settled: defaultdict[int, deque[tuple[str, Settlement]]] = defaultdict(deque)
         self._count = 0
 
     def update_open(self, call: OpenCall) -> None:
@@ -59,9 +71,10 @@ class ReplayBuffer:
         if call.request_id in self.under_way:
             self.under_way[call.request_id] = call
 
-    def add_settled(self, call: SettledCall) -> None:
-        calls = self._settled[call.keys.partition]
-        calls.append(call)
+    def add_settled(self, settlement: Settlement, entry_id: str) -> None:
+        """`entry_id` is that of its journal entry, or of an earlier one."""
+        calls = self._settled[settlement.keys.partition]
+        calls.append((entry_id, settlement))
         self._count += 1
         if self._count > MAX_SETTLED:
             calls.popleft()
@@ -70,15 +83,15 @@ class ReplayBuffer:
     def discard_through(self, partition: int, entry_id: str) -> None:
         """Discards settlements up to this journal entry: PostgreSQL has them."""
         last, calls = id_order(entry_id), self._settled[partition]
-        while calls and id_order(calls[0].entry_id) <= last:
+        while calls and id_order(calls[0][0]) <= last:
             calls.popleft()
             self._count -= 1
 
     def open_calls(self, partition: int) -> list[OpenCall]:
         return [call for call in self.under_way.values() if call.keys.partition == partition]
 
-    def take_settled(self, partition: int) -> list[SettledCall]:
-        """Removes and gives those that PostgreSQL may not have."""
+    def take_settled(self, partition: int) -> list[tuple[str, Settlement]]:
+        """Removes and gives those that PostgreSQL may not have, each behind its journal entry."""
         calls = self._settled.pop(partition, deque())
         self._count -= len(calls)
         return list(calls)

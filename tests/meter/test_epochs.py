@@ -18,6 +18,7 @@ from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.meter.publications import EpochEnded
 from gateway.meter.recovery import REENTER_SECONDS
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
@@ -178,13 +179,13 @@ async def test_replay_restores_holds_and_journals_settlements(site: Site) -> Non
     running, settled = str(uuid4()), str(uuid4())
     for request_id in (running, settled):
         assert (await site.admit(one, request_id)).verdict is Verdict.ADMITTED
-    await one.settle(one.keys(site.account_id), settled, charge=4, suffix=_suffix(4))
+    await one.settle(Settlement(one.keys(site.account_id), settled, 4, _suffix(4)))
     await site.redis_client.call((b"FLUSHDB",))
     assert (await site.admit(other)).verdict is Verdict.NOT_LOADED
     assert await one.check_epochs() == 1
     assert await site.journal() == [(settled, True)]
     assert await site.redis_client.call((b"HKEYS", b"gw:{p00}:h")) == [running.encode()]
-    await one.settle(one.keys(site.account_id), running, charge=10, suffix=_suffix(10))
+    await one.settle(Settlement(one.keys(site.account_id), running, 10, _suffix(10)))
     assert await site.journal() == [(settled, True), (running, False)], "it found its hold again"
 
 
@@ -194,7 +195,7 @@ async def test_replay_settles_holds_that_an_older_copy_brought_back(site: Site) 
     ended = str(uuid4())
     await site.admit(meter, ended)
     hold = await site.redis_client.call((b"HGET", b"gw:{p00}:h", ended))
-    await meter.settle(meter.keys(site.account_id), ended, charge=4, suffix=_suffix(4))
+    await meter.settle(Settlement(meter.keys(site.account_id), ended, 4, _suffix(4)))
     await site.redis_client.call((b"HSET", b"gw:{p00}:h", ended, hold))
     await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"e", b"older", b"r", b"another"))
     assert await meter.check_epochs() == 1
@@ -213,15 +214,9 @@ async def test_settlement_with_its_prefix_survives_a_lost_hold(site: Site, is_no
     if not is_noticed:
         await site.load(heir)
     await site.redis_client.call((b"FLUSHDB",))
+    keys, prefix = heir.keys(site.account_id), site.prefix(request_id)
     for _ in range(2):
-        await heir.settle(
-            heir.keys(site.account_id),
-            request_id,
-            charge=3,
-            suffix=_suffix(3),
-            prefix=site.prefix(request_id),
-            epoch=admission.epoch,
-        )
+        await heir.settle(Settlement(keys, request_id, 3, _suffix(3), prefix, admission.epoch))
     assert set(await site.journal()) == {(request_id, True)}
 
 
@@ -230,7 +225,7 @@ async def test_epoch_continues_the_ids_that_postgresql_has(site: Site) -> None:
     await site.load(meter)
     request_id = str(uuid4())
     await site.admit(meter, request_id)
-    await meter.settle(meter.keys(site.account_id), request_id, charge=1, suffix=_suffix(1))
+    await meter.settle(Settlement(meter.keys(site.account_id), request_id, 1, _suffix(1)))
     ((entry_id, _),) = await site.redis_client.call((b"XRANGE", b"gw:{p00}:j", b"-", b"+"))
     assert entry_id == b"99999999999999-7"
 
@@ -240,7 +235,7 @@ async def test_journal_is_trimmed_only_in_the_epoch_in_which_it_was_read(site: S
     await site.load(meter)
     request_id = str(uuid4())
     await site.admit(meter, request_id)
-    await meter.settle(meter.keys(site.account_id), request_id, charge=1, suffix=_suffix(1))
+    await meter.settle(Settlement(meter.keys(site.account_id), request_id, 1, _suffix(1)))
     batch = (await journal.read({0: "0-0"}, 10))[0]
     await site.redis_client.call((b"HSET", b"gw:{p00}:c", b"e", b"another"))
     await journal.trim({0: batch.last_id})

@@ -20,6 +20,7 @@ from gateway.meter.client.errors import MeterUnavailable
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.journal import is_correction
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import Verdict
 from gateway.meter.scripts import SCRIPTS
 from policies.access.limits import Limits
@@ -215,13 +216,15 @@ class Repeats(RuleBasedStateMachine):
         call.end = end
         for attempt in range(4):
             ending = meter.settle(
-                self.keys,
-                call.request_id,
-                charge=end.charge,
-                suffix=_suffix(end.charge),
-                prefix=_prefix(call.request_id),
-                epoch=call.epoch,
-                claim_outcome=ClaimOutcome(call.claim, end.answer),
+                Settlement(
+                    self.keys,
+                    call.request_id,
+                    end.charge,
+                    _suffix(end.charge),
+                    _prefix(call.request_id),
+                    call.epoch,
+                    ClaimOutcome(call.claim, end.answer),
+                )
             )
             try:
                 self.bench.run(ending)

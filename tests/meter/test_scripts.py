@@ -26,6 +26,7 @@ from gateway.meter.journal import is_correction
 from gateway.meter.layout import AccountState, KeyBudget
 from gateway.meter.meter import CLOCK_SKEW_MS, Meter
 from gateway.meter.publications import Publication
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import LoadResult, Verdict
 from gateway.meter.scripts import ACCOUNT_SNAPSHOT, ADMIT, LOAD_ACCOUNT, SCRIPTS, Script
 from policies.access.admission import AccountSnapshot, check_snapshot
@@ -510,9 +511,8 @@ class Calls(RuleBasedStateMachine):
 
     def _settle(self, name: str, request_id: str, *, charge: int) -> None:
         expected = self.model.settle(request_id, charge=charge)
-        given = self.bench.meter.settle(
-            self.bench.keys[name], request_id, charge=charge, suffix=_suffix("settled", charge)
-        )
+        settlement = Settlement(self.bench.keys[name], request_id, charge, _suffix("settled", charge))
+        given = self.bench.meter.settle(settlement)
         assert self.bench.run(given) == expected
 
     def _sweep(self, name: str, request_id: str) -> bool:

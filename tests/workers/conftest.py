@@ -17,6 +17,7 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.admission.account_loader import AccountLoader
 from policies.access.limits import Limits
@@ -88,7 +89,7 @@ class Backend:
         )
 
     async def settle(self, user_id: UUID, request_id: str, *, charge: int = 1) -> int | None:
-        return await self.meter.settle(self.meter.keys(user_id), request_id, charge=charge, suffix=a_suffix(charge))
+        return await self.meter.settle(Settlement(self.meter.keys(user_id), request_id, charge, a_suffix(charge)))
 
     async def call(self, user_id: UUID, *, charge: int = 1) -> str:
         """A whole call: admitted and settled."""

@@ -14,6 +14,7 @@ from gateway.meter.admissions import Admission
 from gateway.meter.client.errors import MeterUnavailable, NotSent
 from gateway.meter.idempotency import ClaimOutcome
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import Verdict
 from gateway.proxy.admission import idempotency
 from gateway.proxy.admission.account_loader import AccountLoader
@@ -25,7 +26,6 @@ from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.admission.refusal_cache import RefusalCache
 from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.router import RouteMatch
-from gateway.proxy.settle.settlement_record import Settlement
 from policies.access import key_budgets
 from policies.access.admission import (
     AccountSnapshot,

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from gateway.clock import monotonic_seconds
+from gateway.meter.replay_buffer import Settlement
 from gateway.proxy.admission.admitted_call import AdmittedCall
 from gateway.proxy.admission.idempotency import ResponseCapture
 from gateway.proxy.forward.upstream_response import NOT_REPORTED, UpstreamResponse
@@ -16,7 +17,6 @@ from gateway.proxy.metering.usage_events import UsageEventRemover, open_remover
 from gateway.proxy.metering.usage_meter import NOT_MEASURED, UsageMeter, open_meter
 from gateway.proxy.request.body import StreamedBody
 from gateway.proxy.settle.settlement import Settler
-from gateway.proxy.settle.settlement_record import Settlement
 from gateway.upstream.request_head import Request
 from policies.model import Outcome
 from policies.pricing import model_costs

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import structlog
 
@@ -19,8 +18,9 @@ from gateway.clock import monotonic_seconds
 from gateway.logs import LogPace
 from gateway.meter.client.errors import MeterError, MeterUnavailable
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.proxy.admission.outage_credit import OutageCredit
-from gateway.proxy.settle.settlement_record import NewerRelease, Settlement, decode, encode
+from gateway.proxy.settle.settlement_record import NewerRelease, decode, encode
 from gateway.proxy.settle.spool import Chunk, Spool, SpoolFile
 
 MAX_IN_MEMORY = 10_000  # settlements that neither Redis nor the disk takes: some 10 MB
@@ -68,7 +68,7 @@ class Settler:
     async def settle(self, settlement: Settlement) -> int | None:
         """The balance after the call; None where Redis did not answer, and the settlement is queued."""
         try:
-            return await self._send(settlement)
+            balance = await self._meter.settle(settlement)
         except MeterUnavailable:
             self.enqueue(settlement)
         except MeterError as error:
@@ -78,6 +78,10 @@ class Settler:
         except asyncio.CancelledError:
             self.enqueue(settlement)  # Redis may have taken it; settling twice changes nothing
             raise
+        else:
+            if settlement.is_on_outage_credit:
+                self._outage_credit.release(settlement.request_id)
+            return balance
         return None
 
     def enqueue(self, settlement: Settlement) -> None:
@@ -85,8 +89,7 @@ class Settler:
 
         Stored responses are not spooled: a replay finds that there is none.
         """
-        if settlement.claim_outcome is not None:
-            settlement = settlement._replace(claim_outcome=settlement.claim_outcome.without_response)
+        settlement = settlement.without_response()
         try:
             self._spool.append(encode(settlement))
         except OSError as error:
@@ -155,12 +158,14 @@ class Settler:
 
     async def _settle_batch(self, settlements: Sequence[Settlement]) -> int:
         """Settles all of them at once. Raises MeterUnavailable, after which all of them are pending as before."""
-        results = await asyncio.gather(*map(self._send, settlements), return_exceptions=True)
+        results = await asyncio.gather(*map(self._meter.settle, settlements), return_exceptions=True)
         for result in results:
             if isinstance(result, MeterUnavailable | asyncio.CancelledError):
                 raise result
         refused = 0
         for settlement, result in zip(settlements, results, strict=True):
+            if settlement.is_on_outage_credit and not isinstance(result, BaseException):
+                self._outage_credit.release(settlement.request_id)
             if isinstance(result, Exception):
                 self._refusal = result
                 self._enqueue_in_memory(settlement)
@@ -185,18 +190,6 @@ class Settler:
                 yield decode(record, self._meter.keys)
             except ValueError:
                 file.is_damaged = True  # its checksum is right, but no settlement was written so
-
-    def _send(self, settlement: Settlement) -> Coroutine[Any, Any, int | None]:
-        keys, request_id, charge, suffix, prefix, epoch, outcome, is_on_outage_credit = settlement
-        sent = self._meter.settle(
-            keys, request_id, charge=charge, suffix=suffix, prefix=prefix, epoch=epoch, claim_outcome=outcome
-        )
-        return self._release_after(request_id, sent) if is_on_outage_credit else sent
-
-    async def _release_after(self, request_id: str, sent: Coroutine[Any, Any, int | None]) -> int | None:
-        balance = await sent
-        self._outage_credit.release(request_id)
-        return balance
 
     def _update_gauge(self) -> None:
         metrics.SPOOL_ENTRIES.set(self.pending)

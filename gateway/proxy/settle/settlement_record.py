@@ -1,4 +1,4 @@
-"""A settlement, and how it is spooled: one line of JSON that names its version and its members.
+"""How a settlement is spooled: one line of JSON that names its version and its members.
 
 A release reads every version that a release before it has written. What a newer one has written it leaves to that one
 (docs/decisions/0019).
@@ -8,34 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
+from gateway.meter.replay_buffer import Settlement
 from policies.usage import records
 
 VERSION = 2
 _OUTAGE_CREDIT_EPOCH = "float"  # version 1 wrote this in place of the epoch of a call on outage credit
 
 KeysOf = Callable[[UUID], AccountKeys]
-
-
-class Settlement(NamedTuple):
-    """The end of one call: what it is charged, and the suffix of its record.
-
-    `record_prefix` and `epoch` let a call be settled whose hold Redis has lost. A call admitted on outage credit has a
-    prefix and no epoch. `claim_outcome` says what becomes of the claim of a call with an Idempotency-Key.
-    """
-
-    keys: AccountKeys
-    request_id: str
-    charge: int
-    record_suffix: str
-    record_prefix: str = ""
-    epoch: str = ""
-    claim_outcome: ClaimOutcome | None = None
-    is_on_outage_credit: bool = False
 
 
 class NewerRelease(Exception):  # noqa: N818 - a state of the deployment, not a fault of the caller

@@ -28,6 +28,7 @@ from gateway.ledger.payments import provider_customers, provider_subscriptions
 from gateway.ledger.subscriptions import lifecycle
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_existing
 from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import Verdict
 from gateway.payments.provider import ProviderUnavailable
 from gateway.payments.stripe.adapter import Stripe
@@ -272,7 +273,7 @@ async def _call(world: World, customer: Customer) -> None:
 async def _end_calls(world: World, customer: Customer) -> None:
     meter = world.backend.meter
     for request_id, amount in customer.under_way:
-        await meter.settle(meter.keys(customer.user_id), request_id, charge=amount, suffix=a_suffix(amount))
+        await meter.settle(Settlement(meter.keys(customer.user_id), request_id, amount, a_suffix(amount)))
         customer.used += amount
     customer.under_way.clear()
 

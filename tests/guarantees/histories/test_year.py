@@ -22,6 +22,7 @@ from gateway.ledger.accounts import users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.meter.account_snapshots import AccountSnapshotReader
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import Verdict
 from gateway.workers.billing.credit_expiry import CreditExpiryWorker
 from gateway.workers.billing.renewals import RenewalWorker
@@ -142,7 +143,7 @@ async def _call(backend: Backend, life: Life) -> None:  # noqa: F811 - the fixtu
         prefix=a_prefix(life.account.id, request_id),
     )
     if admission.verdict is Verdict.ADMITTED:
-        await backend.meter.settle(keys, request_id, charge=amount, suffix=a_suffix(amount))
+        await backend.meter.settle(Settlement(keys, request_id, amount, a_suffix(amount)))
         life.spent += amount
     else:
         assert admission.verdict is Verdict.INSUFFICIENT_CREDITS

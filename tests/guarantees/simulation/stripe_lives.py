@@ -16,6 +16,7 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.subscriptions import renewals
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import Verdict
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.usage.usage_writer import UsageWriter
@@ -66,7 +67,7 @@ class Calls:
     async def end(self) -> None:
         meter = self.backend.meter
         for request_id, amount in self.under_way:
-            await meter.settle(meter.keys(self.user.id), request_id, charge=amount, suffix=a_suffix(amount))
+            await meter.settle(Settlement(meter.keys(self.user.id), request_id, amount, a_suffix(amount)))
             self.spent += amount
         self.under_way.clear()
 

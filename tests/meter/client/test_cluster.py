@@ -16,6 +16,7 @@ from gateway.meter.holds import Holds
 from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.journal import START, Journal
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import LoadResult, Verdict
 from policies.access.limits import Limits
 from policies.usage.records import prefix_of
@@ -112,7 +113,7 @@ async def test_accounts_of_all_partitions_are_metered_on_a_cluster(redis_client:
     assert await holds.count() == 32
     await holds.renew_heartbeat("gw-1")
     assert await holds.live_owners(["gw-1", "gw-2"]) == {"gw-1"}
-    settled = await asyncio.gather(*(meter.settle(keys, call, charge=1, suffix="end") for keys, call in calls))
+    settled = await asyncio.gather(*(meter.settle(Settlement(keys, call, 1, "end")) for keys, call in calls))
     assert set(settled) == {9}
     assert await journal.lengths() == dict.fromkeys(range(16), 2)
     batches = await journal.read(dict.fromkeys(range(16), START), 100)
@@ -133,7 +134,7 @@ async def test_idempotent_replay_is_known_in_every_partition(redis_client: Redis
         terms |= {"limits": Limits((None, None, None), None), "prefix": "prefix", "claim": claim}
         await meter.admit(keys, request_id=request_id, **terms)
         running = await meter.admit(keys, request_id=str(uuid4()), **terms)
-        await meter.settle(keys, request_id, charge=3, suffix="end", claim_outcome=ClaimOutcome(claim, b"response"))
+        await meter.settle(Settlement(keys, request_id, 3, "end", claim_outcome=ClaimOutcome(claim, b"response")))
         ended = await meter.admit(keys, request_id=str(uuid4()), **terms)
         return running.verdict, ended.verdict, ended.stored_response
 

@@ -22,10 +22,11 @@ from gateway.meter.idempotency import ClaimOutcome, IdempotencyClaim
 from gateway.meter.keys import AccountKeys
 from gateway.meter.layout import AccountState
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.scripts import SCRIPTS
 from gateway.proxy.settle import settlement as module
 from gateway.proxy.settle.settlement import Settler
-from gateway.proxy.settle.settlement_record import Settlement, encode
+from gateway.proxy.settle.settlement_record import encode
 from gateway.proxy.settle.spool import Spool, frame
 from policies.access.limits import Limits
 from policies.usage import records

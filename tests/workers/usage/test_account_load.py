@@ -16,6 +16,7 @@ from gateway.ledger.usage import account_load, journal_offsets, key_budgets
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.client.errors import NotSent
 from gateway.meter.layout import AccountState, KeyBudget
+from gateway.meter.replay_buffer import Settlement
 from gateway.meter.replies import Verdict
 from gateway.proxy.admission import account_loader
 from gateway.proxy.admission.account_loader import AccountLoader
@@ -110,14 +111,9 @@ class Oracle:
     async def _tell_again(self) -> None:
         """As a gateway does that cannot know whether Redis has kept the settlement."""
         request_id = self._pick(self.settled)
-        await self.backend.meter.settle(
-            self.backend.meter.keys(self.user_id),
-            request_id,
-            charge=self.charged[request_id],
-            suffix=a_suffix(self.charged[request_id]),
-            prefix=self.prefixes[request_id],
-            epoch="0-before",
-        )
+        meter, charge, prefix = self.backend.meter, self.charged[request_id], self.prefixes[request_id]
+        keys = meter.keys(self.user_id)
+        await meter.settle(Settlement(keys, request_id, charge, a_suffix(charge), prefix, "0-before"))
 
     def _pick(self, among: list[str]) -> str:
         return self.random.choice(among)

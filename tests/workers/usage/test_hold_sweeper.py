@@ -8,6 +8,7 @@ import pytest
 
 from gateway.meter.holds import HEARTBEAT_SECONDS, HEARTBEAT_TTL_SECONDS
 from gateway.meter.meter import Meter
+from gateway.meter.replay_buffer import Settlement
 from gateway.workers.runner import MAX_BACKOFF_SECONDS
 from gateway.workers.usage.hold_sweeper import ABSENCE_SECONDS, MAX_PASS_GAP_SECONDS, HoldSweeper
 from gateway.workers.usage.liveness import Heartbeat
@@ -61,7 +62,7 @@ async def test_sweeper_abandons_calls_of_a_dead_owner_at_no_charge(backend: Back
     assert await Patrol(backend).watch(ABSENCE_SECONDS + 4) == 6
     assert await backend.holds.count() == 0
     for user_id in users:
-        assert await backend.meter.settle(backend.meter.keys(user_id), "none", charge=0, suffix="") is None
+        assert await backend.meter.settle(Settlement(backend.meter.keys(user_id), "none", 0, "")) is None
         admission = await backend.try_admit(user_id, "next", amount=100)
         assert admission.verdict.name == "ADMITTED"  # all of it has come back
 

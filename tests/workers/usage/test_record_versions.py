@@ -22,8 +22,9 @@ from gateway.ledger.usage.ingestion import ingest
 from gateway.meter.journal_charges import UnknownRecordVersion
 from gateway.meter.keys import AccountKeys, swept_key
 from gateway.meter.layout import HoldLine
+from gateway.meter.replay_buffer import Settlement
 from gateway.proxy.settle.settlement import Settler
-from gateway.proxy.settle.settlement_record import Settlement, encode
+from gateway.proxy.settle.settlement_record import encode
 from gateway.proxy.settle.spool import Spool, SpoolFile, frame
 from gateway.workers.usage import entry_writing
 from gateway.workers.usage import usage_writer as module
