@@ -30,7 +30,6 @@ _REQUEST_LINE = re.compile(
 )
 _ANY_REQUEST_LINE = re.compile(rb"(?:\r\n)?(%b) ([^ \r\n]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-_SLASH = ord("/")
 _TARGET_OCTETS = re.compile(rb"[!-~]+")
 # A registered name, an IPv4 address or an IPv6 literal, with the zone that older Pythons send; RFC 3986's sub-delims
 # are in no name of the DNS.
@@ -94,7 +93,7 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
 def _vary(head: bytes, line: _RequestLine, last: RequestHead) -> RequestHead | None:
     """The head with this request line and the fields of the last one, but for those that may vary; else None."""
     request_line, _, raw_path, _, is_http_1_0 = line
-    if is_http_1_0 != last.is_http_1_0 or raw_path[0] != _SLASH:
+    if is_http_1_0 != last.is_http_1_0 or raw_path[:1] != b"/":
         return None
     headers, body_length, keeps_alive, expects_continue, last_block = last[6:11]
     slot, lines, varying, keys = last[11:]
@@ -121,7 +120,7 @@ def _read(head: bytes, line: _RequestLine) -> RequestHead:
     known_block = block if len(block) <= MAX_KNOWN_BYTES else b""
     found = request_fields.parse(lines, MAX_FIELDS)
     _check_host(found.single, is_http_1_0=is_http_1_0)
-    if raw_path[0] != _SLASH:
+    if raw_path[:1] != b"/":
         raw_path = _origin_form(raw_path, found)
         known_block = b""  # its Host is not the one that counts
     varying = request_fields.varying(found.headers) if known_block and len(found.headers) == len(lines) else None

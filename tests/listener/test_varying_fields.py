@@ -25,7 +25,10 @@ LINES = (
     ),
     *(b"traceparent: 00-a-b-01", b"traceparent: 00-c-d-01", b"tracestate: x=1", b"tracestate: y=2", b" folded: x"),
 )
-REQUEST_LINES = (b"GET /a HTTP/1.1", b"POST /b?c=d HTTP/1.1", b"POST /b HTTP/1.0", b"GET http://c/a HTTP/1.1")
+REQUEST_LINES = (
+    *(b"GET /a HTTP/1.1", b"POST /b?c=d HTTP/1.1", b"POST /b HTTP/1.0", b"GET http://c/a HTTP/1.1", b"GET ?a HTTP/1.1"),
+    *(b"GET http://c?a HTTP/1.1", b"\r\nGET /a HTTP/1.1"),
+)
 
 
 def head(line: bytes, fields: list[bytes]) -> bytes:
