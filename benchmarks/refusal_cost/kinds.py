@@ -110,6 +110,9 @@ def _logins() -> dict[str, Make]:
             made[f"refused {path}, each from elsewhere"] = lambda path=path, body=body: _posted(  # type: ignore[misc] # mypy sees no default
                 path, json.dumps(body()), _elsewhere()
             )
+    common = json.dumps({"email": wrong["email"], "password": "iloveyou2"})
+    made["logout without a token, each from elsewhere"] = lambda: _posted("logout", "{}", _elsewhere())
+    made["common password, each from elsewhere"] = lambda: _posted("register", common, _elsewhere())
     made["throttled account, each from elsewhere"] = lambda: _posted("login", json.dumps(wrong), _elsewhere())
     return made
 

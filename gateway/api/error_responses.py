@@ -101,10 +101,10 @@ def of_errors(errors: Sequence[Mapping[str, Any]], *, omitted: int = 0) -> Error
     return ErrorResponse("validation_failed", summary, {"errors": found, **more})
 
 
-def of_exception(error: Exception, request: Request) -> Response:
+async def send_failure(error: Exception, scope: Scope, send: Send) -> None:
     """For middleware, whose exceptions the handlers of the app do not see. The table must name a class of `error`."""
     render = next(_RENDERERS[kind] for kind in type(error).__mro__ if kind in _RENDERERS)
-    return _response(render(error, request), request.state.request_id)
+    await _problem(render(error, Request(scope)), scope["state"]["request_id"]).send(send)
 
 
 def refusal_of(error: Exception) -> ErrorResponse:

@@ -99,7 +99,7 @@ class HostMiddleware:
         name = shortened(refused, _MAX_HOST_CHARACTERS)
         detail = f"The admin listener is not known as {name!r}; an operator can list it in server.admin_hosts."
         error = Refused(Refusal.BAD_REQUEST, detail)
-        await error_responses.of_exception(error, Request(scope))(scope, receive, send)
+        await error_responses.send_failure(error, scope, send)
 
 
 class AuthMiddleware:
@@ -126,7 +126,7 @@ class AuthMiddleware:
             try:
                 scope["state"]["caller"] = await self._authenticate(request)
             except (NotAuthenticated, Suspended, Throttled, Refused, DatabaseUnavailable) as error:
-                await error_responses.of_exception(error, request)(scope, receive, send)
+                await error_responses.send_failure(error, scope, send)
                 return
         await self._app(scope, receive, send)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -86,16 +87,22 @@ def subject(action: str, named: str, pace: Pace) -> Subject:
 
 def neighbourhood(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 one, of which a single customer has all (RFC 6177 section 2)."""
-    parsed = _parsed(address)
-    return str(ip_network((parsed, 64), strict=False)) if isinstance(parsed, IPv6Address) else str(parsed)
+    return _places(address)[0]
 
 
 def network(address: str) -> str:
     """The /24 of an IPv4 address, or the /48 of an IPv6 one, which a single site may have (RFC 6177 section 3)."""
+    return _places(address)[1]
+
+
+@lru_cache(maxsize=1024)
+def _places(address: str) -> tuple[str, str]:
+    """Both, since each request asks for them several times, and parsing an address takes microseconds."""
     parsed = _parsed(address)
-    if isinstance(parsed, str):
-        return parsed
-    return str(ip_network((parsed, 48 if isinstance(parsed, IPv6Address) else 24), strict=False))
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((parsed, 64), strict=False)), str(ip_network((parsed, 48), strict=False))
+    written = str(parsed)
+    return written, f"{written.rpartition('.')[0]}.0/24" if isinstance(parsed, IPv4Address) else written
 
 
 def _parsed(address: str) -> IPv4Address | IPv6Address | str:

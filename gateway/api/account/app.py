@@ -17,6 +17,7 @@ from gateway.api.account.billing import checkout, coupons, plan_changes, plans, 
 from gateway.api.account.dependencies import AccountDependencies, Lifetimes
 from gateway.api.account.filters.attempts import AttemptFilter
 from gateway.api.account.filters.bodies import BodyFilter, OneTimeTokenFilter
+from gateway.api.account.filters.credentials import CredentialFilter
 from gateway.api.account.filters.operations import OperationFilter, Operations
 from gateway.api.account.filters.stored_responses import StoredResponseFilter, Version
 from gateway.api.account.login import own_sessions, recovery, sessions
@@ -166,7 +167,8 @@ def _filtered(app: FastAPI, idempotent: ASGIApp, authenticator: Authenticator, *
     """Whatever can be answered is answered before the app is asked, the cheapest answers first."""
     operations = Operations(app, spelt_out=_SPELT_OUT)
     verified = SignatureFilter(idempotent, app.state.checkout_service)
-    attempted = OneTimeTokenFilter(AttemptFilter(verified), app.state.dependencies.secret)
+    known = CredentialFilter(verified, app.state.dependencies)
+    attempted = OneTimeTokenFilter(AttemptFilter(known), app.state.dependencies.secret)
     limited = BodyLimitMiddleware(BodyFilter(attempted), max_body_bytes=max_body_bytes)
     authenticated = AuthMiddleware(limited, authenticator.authenticate, is_open=is_open)
     stored = StoredResponseFilter(

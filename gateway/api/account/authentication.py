@@ -43,8 +43,8 @@ _api_key_header = APIKeyHeader(
     description="Also as `x-goog-api-key`, `api-key` or `Authorization: Bearer`.",
     auto_error=False,
 )
-_bearer_header = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer_header)]
+get_bearer = HTTPBearer(scheme_name="access_token", bearerFormat="JWT", auto_error=False)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(get_bearer)]
 ApiKey = Annotated[str | None, Depends(_api_key_header)]
 
 
@@ -132,7 +132,7 @@ class Authenticator:
         Raises NotAuthenticated, Suspended, Throttled, Refused for a key that the proxy would refuse, and
         DatabaseUnavailable.
         """
-        bearer = await _bearer_header(request)
+        bearer = await get_bearer(request)
         if bearer is None and (link := self._read_link(request)) is not None:
             return link
         if request.scope["path"] not in API_KEY_PATHS:

@@ -123,8 +123,7 @@ class ScopeMiddleware:
         if actor is not None and scope["path"].startswith(PREFIX):
             needed = scope_of(scope["method"], scope["path"])
             if needed not in actor.scopes and is_operation(self._routes(), scope):
-                refusal = error_responses.of_exception(NotInScope(needed), Request(scope))
-                await refusal(scope, receive, send)
+                await error_responses.send_failure(NotInScope(needed), scope, send)
                 return
         await self._app(scope, receive, send)
 

@@ -40,7 +40,7 @@ class SignatureFilter:
             if message["type"] == "http.request":
                 _verify(provider, message.get("body", b""), request.headers)
         except (HTTPException, InvalidWebhook, PaymentsNotConfigured) as error:
-            await error_responses.of_exception(error, request)(scope, receive, send)
+            await error_responses.send_failure(error, scope, send)
             return
         await self._app(scope, repeating(message, receive), send)
 

@@ -6,9 +6,10 @@ goes on with a token of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, text, update
@@ -16,7 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.session import Database
 from gateway.ledger.db.tables import refresh_tokens, sessions, users
+from policies.access.throttling import Subject, neighbourhood
 from policies.access.tokens import RefreshState
 from policies.model import AccountStatus
 
@@ -29,6 +32,13 @@ class LoginAccount:
     status: AccountStatus
     is_known_address: bool
     password_hash: str | None = field(repr=False)
+
+
+class FoundAccount(NamedTuple):
+    """`free_at` has the instants of the throttles, by the digests of their subjects."""
+
+    account: LoginAccount | None
+    free_at: Mapping[bytes, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +59,19 @@ class LiveSession:
     expires_at: datetime
 
 
-async def find_account(connection: AsyncConnection, email: str, *, address: str) -> LoginAccount | None:
-    row = (await connection.execute(_ACCOUNT, {"email": email.strip(), "address": address})).one_or_none()
-    return None if row is None else LoginAccount(row.id, AccountStatus(row.status), row.is_known, row.password_hash)
+async def find_account(
+    database: Database, email: str, *, address: str, action: str, subjects: Sequence[Subject]
+) -> FoundAccount:
+    """The account of an e-mail address, and what of an attempt at `action` from `address` is throttled.
+
+    That is said of `subjects`, of the account, and of the account from the neighbourhood of the address. One statement:
+    strangers cause it.
+    """
+    digests = [each.digest for each in subjects]
+    rows = await database.fetch(_ACCOUNT, email.strip(), address, f"{action}|", neighbourhood(address), digests)
+    user_id, status, is_known_address, password_hash, *_ = rows[0]
+    found = None if user_id is None else LoginAccount(user_id, AccountStatus(status), is_known_address, password_hash)
+    return FoundAccount(found, {row["subject"]: row["free_at"] for row in rows if row["subject"] is not None})
 
 
 async def has_password(connection: AsyncConnection, user_id: UUID, password_hash: str | None) -> bool:
@@ -147,12 +167,15 @@ async def delete_expired(connection: AsyncConnection, *, limit: int) -> int:
     return (await connection.execute(_DELETE_EXPIRED, {"limit": limit})).rowcount
 
 
-# An index on lower(email); a deleted user has another address.
-_ACCOUNT = text("""
-    SELECT id, status, password_hash,
-           EXISTS (SELECT FROM sessions s WHERE s.user_id = u.id AND s.address = :address) AS is_known
-      FROM users u WHERE lower(email) = lower(:email) AND deleted_at IS NULL
-""")
+# An index on lower(email); a deleted user has another address. The digests are those of `throttling.subject`.
+_ACCOUNT = """
+    SELECT u.id, u.status, EXISTS (SELECT FROM sessions s WHERE s.user_id = u.id AND s.address = $2), u.password_hash,
+           t.subject, t.free_at
+      FROM (SELECT) one
+      LEFT JOIN users u ON lower(u.email) = lower($1) AND u.deleted_at IS NULL
+      LEFT JOIN throttles t ON t.subject = ANY($5::bytea[] || ARRAY[
+                sha256(convert_to($3 || u.id, 'UTF8')), sha256(convert_to($3 || u.id || '|' || $4, 'UTF8'))])
+"""
 
 _REFRESH = (
     select(

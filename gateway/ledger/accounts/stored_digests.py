@@ -14,6 +14,7 @@ from gateway.ledger.db.session import Database
 MAX_AT_ONCE = 500  # digests of a statement: well below a millisecond of the loop
 
 API_KEYS = "SELECT key_hash FROM api_keys WHERE key_hash = ANY($1)"
+REFRESH_TOKENS = "SELECT token_hash FROM refresh_tokens WHERE token_hash = ANY($1)"
 
 
 class StoredDigests:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db.session import Database
 from policies.access.throttling import Subject, take, wait_seconds
 
 
-async def find_wait(connection: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> int:
-    """The seconds that an attempt of all the subjects has to wait, 0 where it has not; writes nothing."""
-    rows = await connection.execute(_FIND, {"subjects": [each.digest for each in subjects]})
-    ahead = {row.subject: (row.free_at - now).total_seconds() for row in rows}
-    known = [each for each in subjects if each.digest in ahead]
-    return max((_wait(ahead[each.digest], each) for each in known), default=0)
+async def find(database: Database, subjects: Sequence[Subject]) -> dict[bytes, datetime]:
+    """What is stored of the subjects: instants by digest, for `longest_wait`."""
+    rows = await database.fetch(_FIND_APART, [each.digest for each in subjects])
+    return {row["subject"]: row["free_at"] for row in rows}
 
 
 async def record_attempts(connection: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> int:
@@ -24,7 +23,8 @@ async def record_attempts(connection: AsyncConnection, subjects: Sequence[Subjec
 
     Looks before it locks: to lock a row is to write it, which the attempts that are refused are not worth.
     """
-    wait = await find_wait(connection, subjects, now)
+    found = await connection.execute(_FIND, {"subjects": [each.digest for each in subjects]})
+    wait = longest_wait({row.subject: row.free_at for row in found}, subjects, now)
     if wait:
         return wait
     ordered = sorted(subjects, key=lambda each: each.digest)  # one order of locks, so no deadlock
@@ -37,6 +37,12 @@ async def record_attempts(connection: AsyncConnection, subjects: Sequence[Subjec
         instants = [now + timedelta(seconds=then or 0.0) for then in taken]
         await connection.execute(_SET, {"subjects": digests, "instants": instants})
     return wait
+
+
+def longest_wait(free_at: Mapping[bytes, datetime], subjects: Sequence[Subject], now: datetime) -> int:
+    """The seconds that an attempt of all the subjects has to wait, 0 where it has not; `free_at` is by digest."""
+    known = [each for each in subjects if each.digest in free_at]
+    return max((_wait((free_at[each.digest] - now).total_seconds(), each) for each in known), default=0)
 
 
 def _wait(ahead_seconds: float, subject: Subject) -> int:
@@ -57,6 +63,7 @@ async def delete_expired(connection: AsyncConnection, *, limit: int) -> int:
 
 
 _FIND = text("SELECT subject, free_at FROM throttles WHERE subject = ANY(CAST(:subjects AS bytea[]))")
+_FIND_APART = "SELECT subject, free_at FROM throttles WHERE subject = ANY($1)"
 # The update changes nothing, but it locks and returns the row, also one that another transaction just inserted.
 _LOCK = text("""
     INSERT INTO throttles AS t (subject, free_at)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import api_keys, login_sessions, user_lists, users
+from gateway.ledger.accounts.throttles import record_attempts
 from gateway.ledger.credits.grants import get_balance
 from gateway.ledger.db.errors import AlreadyExists, InvalidValue, NotFound
 from gateway.ledger.db.rows import InvalidCursor
+from gateway.ledger.db.session import Database
 from gateway.ledger.usage.ingestion import IngestResult, ingest
+from policies.access.throttling import Pace, neighbourhood, subject
 from policies.model import AccountStatus, KeyStatus
 from tests.ledger.make import a_key, a_line, a_user
 
@@ -57,13 +61,53 @@ async def test_user_is_suspended_and_reactivated(connection: AsyncConnection) ->
     assert (await users.reactivate(connection, user.id)).status is AccountStatus.ACTIVE
 
 
-async def test_password_hash_is_in_no_repr(
-    connection: AsyncConnection,
-) -> None:
-    user = await users.create(connection, "ada@example.com", password_hash="$argon2id$x")
-    account = await login_sessions.find_account(connection, "ADA@example.com", address="192.0.2.1")
+async def test_password_hash_is_in_no_repr(database: Database) -> None:
+    email = f"{uuid4().hex}@example.com"
+    async with database.transaction() as connection:
+        user = await users.create(connection, email, password_hash="$argon2id$x")
+    account = await _login_account(database, email.upper())
     assert account == login_sessions.LoginAccount(user.id, AccountStatus.ACTIVE, False, "$argon2id$x")
     assert "argon2" not in repr(user) + repr(account)
+
+
+async def test_deleted_user_has_no_login(database: Database) -> None:
+    email = f"{uuid4().hex}@example.com"
+    async with database.transaction() as connection:
+        user = await users.create(connection, email, password_hash="x")
+    assert await _login_account(database, email) is not None
+    async with database.transaction() as connection:
+        await users.delete(connection, user.id)
+    assert await _login_account(database, email) is None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::7"])
+async def test_login_account_comes_with_the_throttles_of_its_attempts(database: Database, address: str) -> None:
+    email, pace, at = f"{uuid4().hex}@example.com", Pace(5, 60), datetime(2030, 1, 1, tzinfo=UTC)
+    async with database.transaction() as connection:
+        account = str((await users.create(connection, email)).id)
+        stranger, unrelated = subject("mail-from", email, pace), subject("mail-from", account, pace)
+        concerned = [
+            subject("mail", account, pace),
+            subject("mail", f"{account}|{neighbourhood(address)}", pace),
+            stranger,
+        ]
+        await record_attempts(connection, [*concerned, unrelated, subject("login", account, pace)], at)
+
+    found = await login_sessions.find_account(
+        database, email, address=address, action="mail", subjects=[stranger, subject("mail", email, pace)]
+    )
+
+    assert found.free_at == {each.digest: at + pace.each for each in concerned}
+    nobody = await login_sessions.find_account(
+        database, uuid4().hex, address=address, action="mail", subjects=[stranger, unrelated]
+    )
+    assert nobody == (None, {each.digest: at + pace.each for each in (stranger, unrelated)})
+
+
+async def _login_account(database: Database, email: str) -> login_sessions.LoginAccount | None:
+    found = await login_sessions.find_account(database, email, address="192.0.2.1", action="login", subjects=())
+    assert found.free_at == {}
+    return found.account
 
 
 async def test_deleted_user_has_no_personal_data_and_no_working_key(connection: AsyncConnection) -> None:
@@ -71,7 +115,7 @@ async def test_deleted_user_has_no_personal_data_and_no_working_key(connection: 
     key = await a_key(connection, user.id)
     await users.delete(connection, user.id)
     assert await users.get(connection, user.id) is None
-    assert await login_sessions.find_account(connection, "ada@example.com", address="192.0.2.1") is None
+    assert await users.get_by_email(connection, "ada@example.com") is None
     revoked = await api_keys.get(connection, key.id)
     assert revoked is not None
     assert revoked.status is KeyStatus.REVOKED

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.access.throttling import Pace, neighbourhood, subject, take, wait_seconds
+from policies.access.throttling import Pace, neighbourhood, network, subject, take, wait_seconds
 
 paces = st.builds(Pace, burst=st.integers(1, 20), seconds_each=st.integers(1, 1000).map(lambda each: each / 10))
 
@@ -39,16 +39,19 @@ def test_after_the_wait_one_more_is_taken_and_not_a_second_earlier(pace: Pace, a
 
 
 @pytest.mark.parametrize(
-    ("address", "whose"),
+    ("address", "whose", "site"),
     [
-        ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
-        ("", ""),
+        ("192.0.2.7", "192.0.2.7", "192.0.2.0/24"),
+        ("::ffff:192.0.2.7", "192.0.2.7", "192.0.2.0/24"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", "2001:db8:1::/48"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64", "2001:db8:1::/48"),
+        ("fe80::1%eth0", "fe80::/64", "fe80::/48"),
+        ("a.b.c", "a.b.c", "a.b.c"),
+        ("", "", ""),
     ],
 )
-def test_a_customer_has_one_neighbourhood(address: str, whose: str) -> None:
-    assert neighbourhood(address) == whose
+def test_a_customer_has_one_neighbourhood_and_one_network(address: str, whose: str, site: str) -> None:
+    assert (neighbourhood(address), network(address)) == (whose, site)
 
 
 def test_a_subject_is_one_in_any_case_and_another_for_another_action() -> None:

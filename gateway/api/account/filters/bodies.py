@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -84,19 +84,27 @@ def validated(body: bytes, schema: BodySchema, headers: Sequence[tuple[bytes, by
         return error_responses.NOT_JSON
     except (ValueError, RecursionError):
         return error_responses.UNREADABLE
-    found, omitted = _without_most_unknown(found, schema.names)
+    if type(found) is dict and schema.names and len(found) > len(schema.names) + MAX_ERRORS:
+        return _of_too_many(found, schema)
     try:
         return schema.adapter.validate_python(found)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False, include_input=False)
-        return error_responses.of_errors([{**each, "loc": ("body", *each["loc"])} for each in errors], omitted=omitted)
+        return error_responses.of_errors(_located(error))
 
 
-def _without_most_unknown(found: Any, names: frozenset[str]) -> tuple[Any, int]:
-    """With as many unknown members as are told, for each costs an error of pydantic; and how many are left out."""
-    if type(found) is not dict or len(found) <= len(names) + MAX_ERRORS:
-        return found, 0
-    kept = {name: found[name] for name in names if name in found}
-    omitted = len(found) - len(kept) - MAX_ERRORS
-    kept |= dict.fromkeys(islice((name for name in found if name not in names), MAX_ERRORS))
-    return kept, omitted
+def _of_too_many(found: Mapping[str, Any], schema: BodySchema) -> ErrorResponse:
+    """Pydantic sees the known members alone, for each of the others costs it an error, of which most are not told."""
+    known = {name: found[name] for name in schema.names if name in found}
+    errors: list[Mapping[str, Any]] = []
+    try:
+        schema.adapter.validate_python(known)
+    except ValidationError as error:
+        errors += _located(error)
+    unknown = list(islice((name for name in found if name not in schema.names), MAX_ERRORS - len(errors)))
+    errors += [{"type": "extra_forbidden", "loc": ("body", name)} for name in unknown]
+    return error_responses.of_errors(errors, omitted=len(found) - len(known) - len(unknown))
+
+
+def _located(error: ValidationError) -> list[Mapping[str, Any]]:
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    return [{**each, "loc": ("body", *each["loc"])} for each in errors]

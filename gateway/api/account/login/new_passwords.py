@@ -17,20 +17,18 @@ _PACKAGE, _MODULE = "zxcvbn", "frequency_lists"
 async def check_new_password(password: str, *, email: str, field: str) -> None:
     """Raises Invalid."""
     objection = passwords.objection(password, email=email)
-    if objection is None and await asyncio.to_thread(_is_common, password):
-        objection = passwords.COMMON
+    if objection is None:
+        if not _common.cache_info().currsize:
+            await asyncio.to_thread(_common)
+        if passwords.normalised(password).casefold() in _common():
+            objection = passwords.COMMON
     if objection is not None:
         raise Invalid(field, objection)
 
 
-def _is_common(password: str) -> bool:
-    """The first call reads the list, which takes some tenths of a second."""
-    return passwords.normalised(password).casefold() in _common()
-
-
 @cache
 def _common() -> frozenset[str]:
-    """Those long enough to be taken at all.
+    """Those long enough to be taken at all. The first call reads the list, which takes some tenths of a second.
 
     The module of the lists alone is loaded, and forgotten: the package would rank a hundred thousand words beside it.
     """

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway.api.account.dependencies import AccountDependencies
-from gateway.api.account.login.throttling import of_login, record_failure
+from gateway.api.account.login.throttling import LOGIN, check, of_login, record_failure
 from gateway.api.account.schemas import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.clock import now
 from gateway.ledger.accounts import login_sessions, users
 from gateway.ledger.accounts.login_sessions import LoginAccount
+from policies.access.throttling import Subject
 from policies.access.tokens import REFRESH_BYTES, digest, refresh_token
 from policies.model import AccountStatus
 
@@ -33,13 +35,23 @@ async def sign_in(dependencies: AccountDependencies, email: str, *, password: st
     return dependencies.tokens.pair(account.user_id, session_id, refresh_token=secret)
 
 
+async def find_attempt(
+    dependencies: AccountDependencies, email: str, *, address: str
+) -> tuple[LoginAccount | None, Sequence[Subject]]:
+    """The account of a login, and what the login counts for. Raises Throttled; counts nothing."""
+    attempt = of_login(email, address, is_known=False)
+    account, free_at = await login_sessions.find_account(
+        dependencies.database, email, address=address, action=LOGIN, subjects=attempt
+    )
+    if account is not None:
+        attempt = of_login(str(account.user_id), address, is_known=account.is_known_address)
+    check(attempt, free_at)
+    return account, attempt
+
+
 async def check_password(dependencies: AccountDependencies, email: str, *, password: str, address: str) -> LoginAccount:
     """The account of the password. Only failures count for the throttle. Raises as `sign_in`, and Throttled."""
-    async with dependencies.database.look_up() as connection:
-        account = await login_sessions.find_account(connection, email, address=address)
-        named = email if account is None else str(account.user_id)
-        attempt = of_login(named, address, is_known=account is not None and account.is_known_address)
-        await dependencies.throttle.check(connection, attempt)
+    account, attempt = await find_attempt(dependencies, email, address=address)
     password_hash = None if account is None else account.password_hash
     async with dependencies.throttle.taken(attempt):
         is_right, stronger = await dependencies.hasher.verify(password, password_hash, address=address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks
@@ -25,6 +25,7 @@ from gateway.ledger.accounts.users import User
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db import notifications
 from policies.access.persons import digest
+from policies.access.throttling import Subject
 from policies.access.tokens import Purpose, read_one_time
 
 router = APIRouter(prefix="/auth", tags=["auth"])
@@ -52,12 +53,20 @@ async def forgot_password(
     body: PasswordResetRequest, dependencies: DependenciesDep, address: ClientAddress, later: BackgroundTasks
 ) -> None:
     """The same answer whether or not there is an account of this address."""
-    async with dependencies.database.look_up() as connection:
-        user = await users.get_by_email(connection, body.email)
-        attempt = throttling.of_mail(body.email if user is None else str(user.id), address)
-        await dependencies.throttle.check(connection, attempt)
-    await dependencies.throttle.take(attempt)
+    await dependencies.throttle.take(await find_attempt(dependencies, body.email, address=address))
     later.add_task(_send_reset, dependencies, body.email)  # after the response, so that its time reveals no account
+
+
+async def find_attempt(dependencies: AccountDependencies, email: str, *, address: str) -> Sequence[Subject]:
+    """What a request for a mail counts for. Raises Throttled; counts nothing."""
+    attempt = throttling.of_mail(email, address)
+    account, free_at = await login_sessions.find_account(
+        dependencies.database, email, address=address, action=throttling.MAIL, subjects=attempt
+    )
+    if account is not None:
+        attempt = throttling.of_mail(str(account.user_id), address)
+    throttling.check(attempt, free_at)
+    return attempt
 
 
 @router.post("/reset-password", status_code=204, summary="Set a new password by a mail", responses=THROTTLED)

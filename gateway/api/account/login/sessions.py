@@ -33,6 +33,10 @@ from policies.model import AccountStatus
 router = APIRouter(prefix="/auth", tags=["auth"])
 
 
+UNUSABLE_TOKEN = "The refresh token is not valid, or no longer; log in."  # noqa: S105 - a message
+NO_SESSION = "Send the refresh token of the session, or its access token."
+
+
 class Registration(RequestModel):
     email: Email = Field(examples=["ada@example.com"])
     password: NewPassword
@@ -86,7 +90,7 @@ async def refresh(body: TokenRefresh, dependencies: DependenciesDep, address: Cl
         raise Suspended("This account is suspended.")
     if found is not Verdict.EXPIRED:
         record_failure("refresh_token", address=address)
-    raise NotAuthenticated("The refresh token is not valid, or no longer; log in.")
+    raise NotAuthenticated(UNUSABLE_TOKEN)
 
 
 @router.post("/logout", status_code=204, summary="End the session", responses=THROTTLED | {401: SIGNED_IN[401]})
@@ -97,11 +101,16 @@ async def logout(dependencies: DependenciesDep, bearer: Bearer, body: Annotated[
             found = await login_sessions.get_refresh_for_update(connection, tokens.digest(body.refresh_token))
             session_id = None if found is None else found.session_id
         else:
-            session_id = None if bearer is None else dependencies.tokens.read(bearer.credentials)
+            session_id = read_session(dependencies, bearer)
         if session_id is not None:
             await login_sessions.revoke(connection, session_id)
     if session_id is None:
-        raise NotAuthenticated("Send the refresh token of the session, or its access token.")
+        raise NotAuthenticated(NO_SESSION)
+
+
+def read_session(dependencies: AccountDependencies, bearer: Bearer) -> UUID | None:
+    """The session of a valid access token, whether it is over or not."""
+    return None if bearer is None else dependencies.tokens.read(bearer.credentials)
 
 
 async def end_session(dependencies: AccountDependencies, session_id: UUID) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics
 from gateway.api.errors import Busy, Throttled
@@ -19,6 +19,8 @@ from policies.access import throttling
 from policies.access.throttling import Pace, Subject, neighbourhood, network, subject
 
 Kind = Literal["password", "refresh_token", "one_time_token"]
+# Actions of accounts, whose subjects PostgreSQL makes too (`login_sessions.find_account`).
+LOGIN, MAIL = "login", "mail"
 _log = structlog.get_logger()
 
 
@@ -27,12 +29,6 @@ class Throttle:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def check(self, connection: AsyncConnection, subjects: Sequence[Subject]) -> None:
-        """Raises Throttled where `take` would; counts nothing, and needs no transaction of its own."""
-        wait_seconds = await throttles.find_wait(connection, subjects, now())
-        if wait_seconds:
-            raise Throttled(wait_seconds)
 
     async def take(self, subjects: Sequence[Subject]) -> None:
         """Counts an attempt. Raises Throttled, without counting."""
@@ -56,6 +52,13 @@ class Throttle:
             await throttles.refund_attempts(connection, subjects)
 
 
+def check(subjects: Sequence[Subject], free_at: Mapping[bytes, datetime]) -> None:
+    """Raises Throttled where `Throttle.take` would; `free_at` is what is stored of the subjects, by digest."""
+    wait_seconds = throttles.longest_wait(free_at, subjects, now())
+    if wait_seconds:
+        raise Throttled(wait_seconds)
+
+
 def of_login(account: str, address: str, *, is_known: bool) -> list[Subject]:
     """`account` is the id of the account, whatever spelling of its address found it; the address where none is found.
 
@@ -63,10 +66,10 @@ def of_login(account: str, address: str, *, is_known: bool) -> list[Subject]:
     lock the owner out.
     """
     if is_known:
-        return [subject("login", f"{account}|{neighbourhood(address)}", throttling.LOGIN_OF_ACCOUNT)]
+        return [subject(LOGIN, f"{account}|{neighbourhood(address)}", throttling.LOGIN_OF_ACCOUNT)]
     return [
-        subject("login", account, throttling.LOGIN_OF_ACCOUNT),
-        *_outside("login", address, throttling.LOGIN_FROM_ADDRESS, throttling.LOGIN_FROM_NETWORK),
+        subject(LOGIN, account, throttling.LOGIN_OF_ACCOUNT),
+        *_outside(LOGIN, address, throttling.LOGIN_FROM_ADDRESS, throttling.LOGIN_FROM_NETWORK),
     ]
 
 
@@ -77,8 +80,8 @@ def of_registration(address: str) -> list[Subject]:
 def of_mail(account: str, address: str) -> list[Subject]:
     """`account` as in `of_login`."""
     return [
-        subject("mail", account, throttling.MAIL_TO_ACCOUNT),
-        *_outside("mail", address, throttling.MAIL_FROM_ADDRESS, throttling.MAIL_FROM_NETWORK),
+        subject(MAIL, account, throttling.MAIL_TO_ACCOUNT),
+        *_outside(MAIL, address, throttling.MAIL_FROM_ADDRESS, throttling.MAIL_FROM_NETWORK),
     ]
 
 
