@@ -202,19 +202,19 @@ class Pool:
 
         return self._queue.next(may_lease, leases=self._leases)
 
-    def _end_untaken_response(self, account: Hashable) -> None:
-        """Makes room for an account where another one has far more, and does not take what it asked for.
+    def _make_room(self, waiter: Waiter) -> None:
+        """Ends a response for a waiter whose account has far less than another one, which does not take its own.
 
         The account that has most loses the response of which it has taken nothing for the longest time.
         """
-        if self._leases.count < self._leases.maximum:
+        if waiter.slot.done() or self._leases.count < self._leases.maximum:
             return
         untaken_since = asyncio.get_running_loop().time() - UNTAKEN_SECONDS
         untaken = [each for each in self._open if each.is_untaken(untaken_since)]
         if not untaken:
             return
         longest = min(untaken, key=lambda each: (-self._leases.of(each.account), each.progress_at))
-        if self._leases.of(longest.account) > 2 * (self._leases.of(account) + 1):
+        if self._leases.of(longest.account) > 2 * (self._leases.of(waiter.account) + 1):
             longest.end_untaken()
 
     async def _connect(self, account: Hashable, *, is_client_paced: bool) -> Connection:
@@ -250,8 +250,10 @@ class Pool:
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop.create_future(), account, is_client_paced)
         self._queue.add(waiter)
+        # By then, what nobody takes has not been taken for long enough.
+        second_look = loop.call_later(UNTAKEN_SECONDS, self._make_room, waiter)
         timer = loop.call_later(self._limits.queue_timeout_seconds, self._time_out, waiter)
-        self._end_untaken_response(account)
+        self._make_room(waiter)
         try:
             return await waiter.slot
         except asyncio.CancelledError:
@@ -260,13 +262,13 @@ class Pool:
                 self._pass_on(waiter)
             raise
         finally:
+            second_look.cancel()
             timer.cancel()
             self._queue.discard(waiter)
             del waiter  # has the error, whose traceback has this frame
 
     def _time_out(self, waiter: Waiter) -> None:
-        if not waiter.slot.done():
-            self._end_untaken_response(waiter.account)
+        self._make_room(waiter)
         if not waiter.slot.done():
             seconds = self._limits.queue_timeout_seconds
             waiter.slot.set_exception(overloaded(f"no connection to the upstream became free in {seconds:g} s"))

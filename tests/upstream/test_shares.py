@@ -215,6 +215,21 @@ async def test_responses_that_nobody_takes_give_way_to_calls_of_others() -> None
             each.close()
 
 
+async def test_call_does_not_wait_long_for_responses_that_nobody_has_taken_yet() -> None:
+    patient = {"queue_timeout_seconds": 60.0, "total_timeout_seconds": 60.0}
+    async with (
+        scripted(Reply(LARGE)) as server,
+        upstream_to(server.url, max_connections=6, max_share_per_account=0.5, **patient) as upstream,
+    ):
+        untaken = [await upstream.send(by(who)) for who in ("one", "two") for _ in range(3)]
+        await eventually(lambda: all(each.buffered for each in untaken))
+        server.replies = (Reply(),)
+        async with asyncio.timeout(20):
+            assert await fetch(upstream, by("victim")) == (200, b"ok")
+        for each in untaken:
+            each.close()
+
+
 async def test_response_that_its_client_takes_or_of_an_account_with_few_is_kept() -> None:
     async with (
         scripted(Reply(LARGE)) as server,
