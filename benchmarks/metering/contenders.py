@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.peers.contender import PeerUnavailableError, free_port, running
-from benchmarks.peers.packaged import ENVIRONMENTS, installed
+from benchmarks.peers.contender import free_port, running
+from benchmarks.peers.packaged import installed, portkey_gateway
 
 Counted = list[tuple[int, int]]
 OUTPUT_CREDITS = 10**6  # a token of output in the gateway's price: one charge tells both counts
@@ -211,24 +210,13 @@ def _rows(path: Path) -> Callable[[], Counted]:
 @contextmanager
 def portkey(folder: Path, port: int) -> Iterator[Contender]:
     """Portkey's open gateway. It has no meter: its console shows bodies, and its cloud, which is closed, counts."""
-    home, at = ENVIRONMENTS.absolute() / "portkey", free_port()
-    package = home / "node_modules/@portkey-ai/gateway"
-    if shutil.which("npm") is None:
-        raise PeerUnavailableError("npm is not installed")
-    if not package.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        print(f"installing @portkey-ai/gateway into {home.name}", file=sys.stderr)
-        npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), "@portkey-ai/gateway"]
-        subprocess.run(npm, check=True, capture_output=True)
-    command = ["node", str(package / "build/start-server.js"), f"--port={at}", "--headless"]
-    version = json.loads((package / "package.json").read_text())["version"]
     by_api = {
         api: {"x-portkey-provider": provider, "x-portkey-custom-host": f"http://127.0.0.1:{port}{base}"}
         for api, provider, base in (("openai", "openai", "/v1"), ("anthropic", "anthropic", "/v1"))
     }
-    with running(command, at, folder / "portkey.log"):
-        name, fields = f"Portkey gateway {version}", {"authorization": "Bearer none"}
-        yield Contender(name, f"http://127.0.0.1:{at}", dict.fromkeys(by_api, ""), fields, list, by_api)
+    with portkey_gateway(folder) as started:
+        name, fields = f"Portkey gateway {started.version}", {"authorization": "Bearer none"}
+        yield Contender(name, started.url, dict.fromkeys(by_api, ""), fields, list, by_api)
 
 
 def _version(program: str, package: str) -> str:

@@ -28,6 +28,7 @@ _STARTS: dict[str, _Start] = {
     "envoy": packaged.envoy,
     "traefik": packaged.traefik,
     "litellm": packaged.litellm,
+    "portkey": packaged.portkey,
     "gateway": ours.gateway,
 }
 

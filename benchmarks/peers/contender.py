@@ -24,8 +24,8 @@ class Contender:
     """A running gateway. `processes` are its own, `behind` those it cannot work without, by name.
 
     `keys` maps what becomes of a call (`ok`, `unknown`, `limited`, `broke`) to the API key that brings it about; a
-    contender that knows no keys has none. `cases` are the names of those it takes part in. `log` is an access log of
-    JSON lines, if there is one, that says how calls ended.
+    contender that knows no keys has none. `fields` go with every call. `cases` are the names of those it takes part in.
+    `log` is an access log of JSON lines, if there is one, that says how calls ended.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Contender:
     behind: Mapping[str, Family] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def endings(self) -> dict[tuple[int, str], int]:
         """How often its calls ended with which status and code, as far as its log says."""

@@ -131,6 +131,7 @@ def _script(contender: Contender, case: Case) -> str:
     key = contender.keys.get(case.key)
     if key:
         lines += [f'wrk.headers["X-API-Key"] = "{key}"', f'wrk.headers["Authorization"] = "Bearer {key}"']
+    lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in contender.fields.items()]
     if case.json_body:
         lines += [f"wrk.body = '{case.json_body}'", 'wrk.headers["Content-Type"] = "application/json"']
     if case.body_bytes:

