@@ -105,18 +105,20 @@ async def cancel_reconciliation(page: Operator) -> Response:
 
 
 async def _system_page(page: Operator, *, status: int = 200) -> Response:
-    system = await page.api.get("/system")
-    trouble = (await page.api.get("/overview"))["trouble"]
-    poison = await page.api.get("/poison-entries", cursor=page.param("cursor"), limit=20)
-    runs = (await page.api.get("/reconcile/runs"))["data"]
-    run = runs[0] if runs else None
-    imports = await page.api.get("/imports", limit=_IMPORTS_SHOWN)
+    system, overview, poison, runs, imports = await asyncio.gather(
+        page.api.get("/system"),
+        page.api.get("/overview"),
+        page.api.get("/poison-entries", cursor=page.param("cursor"), limit=20),
+        page.api.get("/reconcile/runs"),
+        page.api.get("/imports", limit=_IMPORTS_SHOWN),
+    )
+    trouble = overview["trouble"]
     context = {
         "imports": imports["data"],
         "system": system,
         "trouble": trouble,
         "poison": poison,
-        "run": run,
+        "run": next(iter(runs["data"]), None),
         "form": page.form,
     }
     return page.render("system.html", status=status, warnings=warnings_of(trouble), **context)

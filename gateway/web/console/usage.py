@@ -34,7 +34,9 @@ _ROWS, _MONTHS = 25, 13
 _NOTHING: Mapping[str, Any] = {"data": (), "next_cursor": None}
 # A filter that is none, and more calls than can be summed while somebody waits: the page says so above its filters.
 _TELLS = frozenset({400, 422})
+# A page of groups sums the whole span, so a chart asks for spans whose groups are one page: 32 values a day.
 _PAGES_OF_CHART, _GROUPS = 4, 1000
+_SPAN_OF_CHART = timedelta(days=31)
 
 
 @pages.get("/usage")
@@ -108,8 +110,17 @@ def _label(row: Mapping[str, Any], split: str) -> str:
     return "without" if value is None else str(value)
 
 
-async def _all(page: Operator, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+async def _by_day(page: Operator, query: Mapping[str, Any], first: datetime) -> list[dict[str, Any]]:
     """The groups of a chart, of which there are as many as days and what they are split by."""
+    rows: list[dict[str, Any]] = []
+    while first < now():
+        after = first + _SPAN_OF_CHART
+        rows += await _all(page, {**query, "from_": first.isoformat(), "to": after.isoformat()})
+        first = after
+    return rows
+
+
+async def _all(page: Operator, query: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     cursor = None
     for _ in range(_PAGES_OF_CHART):
@@ -126,14 +137,15 @@ async def _chart(
 ) -> tuple[list[str], list[Series]]:
     """A bar for each day, stacked by what it is split by where that has few values."""
     parts = [] if split in ("day", "user", "key") else [split]
-    rows = await _all(page, {**within, "group_by": ",".join(["day", *parts])})
+    rows = await _by_day(page, {**within, "group_by": ",".join(["day", *parts])}, first)
     days = [(first + timedelta(days=ago)).date() for ago in range((now().date() - first.date()).days + 1)]
     sums: dict[str, dict[date, float]] = {}
     for row in rows:
         name = _label(row, split) if parts else MEASURES[measure].lower()
         of_day = sums.setdefault(name, {})
         day = date.fromisoformat(row["day"])
-        of_day[day] = of_day.get(day, 0) + float(row[measure])
+        value = float(row[measure]) if measure == "cost_usd" else row[measure]
+        of_day[day] = round(of_day.get(day, 0) + value, 6)
     largest = sorted(sums, key=lambda name: -sum(sums[name].values()))
     shown = largest[: MAX_SERIES - 1] if len(largest) > MAX_SERIES else largest
     series = [Series(name, [sums[name].get(day, 0) for day in days]) for name in shown]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -67,6 +69,24 @@ async def test_usage_is_split_filtered_and_kept_in_the_address(root: Browser, ap
     for split in ("user", "key"):
         assert "3</td>" in await root.get("/usage", split=split, user_id=user["id"], measure="requests")
     assert "Keys are shown of one account" in await root.get("/usage", split="key")
+
+
+async def test_chart_of_a_long_span_has_each_call_once(root: Browser, api: Api, admin: AdminApi) -> None:
+    user, plan = UUID((await api.create_user())["id"]), f"plan-{uuid4().hex}"
+    first = now().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=89)
+    charged = {
+        first: 101,
+        first + timedelta(days=31) - timedelta(microseconds=1): 102,
+        first + timedelta(days=31): 103,
+        first + timedelta(days=62): 104,
+        now() - timedelta(minutes=1): 105,
+    }
+    async with database_of(admin).transaction() as connection:
+        lines = [a_line(user, at=at, plan_id=plan, credits_charged=credits) for at, credits in charged.items()]
+        await ingestion.ingest(connection, lines)
+    page = await root.get("/usage", split="plan", plan_id=plan, days="90")
+    rows = re.findall(r'<th scope="row">(\d\d\.\d\d)\.</th><td class="num">(1\d\d)</td>', page)
+    assert rows == [(f"{at:%d.%m}", str(credits)) for at, credits in charged.items()]
 
 
 async def test_accounts_that_were_charged_most_are_listed_by_month(root: Browser, api: Api, admin: AdminApi) -> None:
