@@ -24,6 +24,7 @@ IDEMPOTENT_METHODS = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 RETRIED_STATUSES = frozenset((502, 503, 504))
 # A FIN that crossed the request arrives within a round trip; a second covers a continent and a busy loop.
 STALE_WITHIN_SECONDS = 1.0
+_REPLAYABLE = (bytes, ReplayableBody)
 _SUCCEEDED = Outcome.SUCCEEDED  # looking up a member takes 50 ns
 
 
@@ -121,7 +122,7 @@ class Upstream:
 
         The response must be closed. Raises UpstreamError, and what the iterator of the request body raises.
         """
-        if request.body is not None and not isinstance(request.body, (bytes, ReplayableBody)):
+        if request.body is not None and not isinstance(request.body, _REPLAYABLE):
             return await self._send_streamed(request, request.body)
         now = self._now()
         total_at = now + self._total_timeout_seconds

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from secrets import token_bytes
+from urllib.parse import urlsplit
 
 import pytest
 
 from gateway.proxy.forward.forwarding import STREAMED_FROM_BYTES
 from gateway.upstream import balancer
+from policies.access.keys import ENTROPY_BYTES, compose
+from tests.guarantees.faults.proxy import FaultProxy
 from tests.proxy import sockets
+from tests.proxy.conftest import Configure, Serve
 from tests.proxy.data_plane import Account, DataPlane, RawConnection
 from tests.proxy.upstream import Answer, Exchange
 from tests.support.garbage import collected, collector_off, kept_pieces
@@ -56,6 +61,34 @@ async def _answered(call: Call) -> None:
 async def _refused(call: Call) -> None:
     await call.client.request(call.account, "GET /v1/none")
     assert await _status(call.client) == 404
+
+
+async def _unknown_key(call: Call) -> None:
+    key = compose(call.plane.config.keys.prefix, token_bytes(ENTROPY_BYTES)).secret
+    await call.client.request(replace(call.account, key=key), "GET /v1/things/1")
+    assert await _status(call.client) == 401
+
+
+async def _out_of_credits(call: Call) -> None:
+    poor = await call.plane.create_account(credits=1)
+    for status in (402, 402):
+        await call.client.request(poor, "GET /v1/dear")
+        assert await _status(call.client) == status
+
+
+async def _repeated(call: Call) -> None:
+    for body, status in ((b"{}", 200), (b"{}", 200), (b"[]", 422)):
+        await call.client.request(call.account, "POST /v1/things/1", "idempotency-key: the-same", body=body)
+        assert await _status(call.client) == status
+
+
+async def _priced(call: Call) -> None:
+    for body, status in ((b'{"products": [1]}', 200), (b'{"products"', 400)):
+        head = "content-type: application/json", f"content-length: {len(body)}"
+        await call.client.request(call.account, "POST /v1/generate", *head)
+        await call.client.send(body[:5])
+        await call.client.send(body[5:])
+        assert await _status(call.client) == status
 
 
 async def _unreadable(call: Call) -> None:
@@ -159,6 +192,10 @@ Ending = Callable[[Call], Awaitable[None]]
 ENDINGS: list[Ending] = [
     _answered,
     _refused,
+    _unknown_key,
+    _out_of_credits,
+    _repeated,
+    _priced,
     _unreadable,
     _not_connected,
     _closed_by_upstream,
@@ -185,6 +222,25 @@ async def test_call_leaves_nothing_to_the_collector_however_it_ends(data_plane: 
     for _ in range(20):
         await asyncio.sleep(0)
     assert collected("gateway") == {}
+
+
+async def test_call_leaves_nothing_to_the_collector_if_a_store_is_away(
+    serve: Serve, configure: Configure, redis_url: str
+) -> None:
+    place = urlsplit(redis_url)
+    async with FaultProxy(place.hostname or "", place.port or 0) as valkey:
+        plane = await serve(configure(redis__url=valkey.through(redis_url)))
+        account = await plane.create_account()
+        await plane.get(account)
+        collected("gateway")
+        async with plane.connect() as client:
+            valkey.freeze()
+            with plane.short_redis_timeout():
+                await client.request(account, "POST /v1/things/1", body=b"{}")
+                assert await _status(client) == 503
+            valkey.thaw()
+        await plane.settled_state(account)
+        assert collected("gateway") == {}
 
 
 @pytest.mark.parametrize("is_reused", [False, True], ids=["fresh", "reused"])
