@@ -23,6 +23,10 @@ _UNAVAILABLE = (stripe.APIConnectionError, stripe.RateLimitError)
 _REJECTED = (stripe.AuthenticationError, stripe.PermissionError)
 
 
+class FailureRepeated(ProviderUnavailable):
+    """Stripe repeats how it failed at an earlier request under the same key, which it does for a day."""
+
+
 async def response(call: Awaitable[Any]) -> dict[str, Any]:
     """The response as plain values. Raises CredentialsRejected, ProviderUnavailable, ProviderRefused."""
     try:
@@ -31,6 +35,8 @@ async def response(call: Awaitable[Any]) -> dict[str, Any]:
         status = error.http_status or 0
         if isinstance(error, _REJECTED):
             raise CredentialsRejected(f"Stripe rejects this gateway's key: {error}") from error
+        if status >= 500 and _is_repeated(error):
+            raise FailureRepeated(f"Stripe does not answer: {error}") from error
         if isinstance(error, _UNAVAILABLE) or status >= 500 or status in (409, 429):
             raise ProviderUnavailable(f"Stripe does not answer: {error}") from error
         raise ProviderRefused(
@@ -43,17 +49,23 @@ async def response(call: Awaitable[Any]) -> dict[str, Any]:
     return found
 
 
-async def executed_once(call: Callable[[Any], Awaitable[Any]], *key: str) -> dict[str, Any]:
+async def executed_once(
+    call: Callable[[Any], Awaitable[Any]], *key: str, or_failed_once: bool = False
+) -> dict[str, Any]:
     """The response to a request that Stripe executes once.
 
     A refusal that Stripe only repeats is asked for again under the next of a row of keys, so that a repeated request
-    finds whichever was executed.
+    finds whichever was executed. With `or_failed_once`, so is a failure: what failed may have been executed, so this
+    is for what may be there twice.
     """
     for attempt in range(1, ATTEMPTS):
         try:
             return await response(call(idempotency_key(*key, *([str(attempt)] if attempt > 1 else []))))
         except ProviderRefused as refused:
             if not refused.is_repeated:
+                raise
+        except FailureRepeated:
+            if not or_failed_once:
                 raise
     return await response(call(idempotency_key(*key, str(ATTEMPTS))))
 

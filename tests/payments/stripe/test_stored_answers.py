@@ -10,7 +10,7 @@ import pytest
 import stripe
 from structlog.testing import capture_logs
 
-from gateway.payments.provider import REFUSED, ProviderRefused
+from gateway.payments.provider import REFUSED, ProviderRefused, ProviderUnavailable
 from gateway.payments.stripe.calls import _to_customer
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.operator.conftest import admin_client
@@ -48,6 +48,23 @@ async def test_customer_of_the_other_mode_is_replaced(stripe_stack: PaymentStack
     assert (await current_subscription(stripe_stack, user)).status == "active"
 
 
+def without_retries(stack: PaymentStack) -> None:
+    stack.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
+
+
+async def test_failure_that_is_stored_keeps_no_user_from_becoming_a_customer(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    create, user = stripe_stack.provider.create_customer, str(uuid4())
+    without_retries(stripe_stack)
+    fake_stripe.faults.plan = iter(["stored"])
+    with pytest.raises(ProviderUnavailable):
+        await create(user, email="ada@example.com", name="Ada")
+    created = await create(user, email="ada@example.com", name="Ada")
+    assert await create(user, email="ada@example.com", name="Ada") == created
+    assert await create(user, email="ada@example.com", name="Ada L.") != created
+
+
 async def test_refused_refund_can_be_made_once_the_reason_is_gone(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
@@ -62,6 +79,12 @@ async def test_refused_refund_can_be_made_once_the_reason_is_gone(
     for _ in range(3):
         await stripe_stack.provider.refund(payment_id, amount=Decimal("5.00"), currency="USD", key="same")
     assert fake_stripe.charge_of(payment_id)["amount_refunded"] == 500
+    without_retries(stripe_stack)
+    fake_stripe.faults.plan, intent = iter(["stored"]), fake_stripe.charge_of(payment_id)["payment_intent"]
+    for _ in range(2):  # it was executed, which nobody can know
+        with pytest.raises(ProviderUnavailable):
+            await stripe_stack.provider.refund(intent, amount=Decimal("5.00"), currency="USD", key="failed")
+    assert fake_stripe.charge_of(payment_id)["amount_refunded"] == 1000
 
 
 async def test_repeated_order_begins_one_checkout(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
@@ -80,7 +103,7 @@ async def test_repeated_order_begins_one_checkout(stripe_stack: PaymentStack, fa
 async def test_what_the_provider_says_of_its_objects_is_for_the_operator(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
-    stripe_stack.provider._client._requestor._options.max_network_retries = 0  # type: ignore[attr-defined] # or it waits
+    without_retries(stripe_stack)
     user = await stripe_stack.create_user()
     remote = await subscribe_and_pay(stripe_stack, fake_stripe, user)
     found = await current_subscription(stripe_stack, user)
