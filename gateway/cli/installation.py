@@ -59,6 +59,16 @@ async def connect(
         await database.close()
 
 
+async def prepare_stores(config: Config, stores: StoreUrls) -> None:
+    """Checks both stores before processes are started, and prepares the database.
+
+    Raises what `check_postgresql`, `prepare` and `check_redis` do, in this order.
+    """
+    await check_postgresql(config, stores)
+    await prepare(config, stores)
+    await check_redis(stores.redis_url)
+
+
 async def prepare(config: Config, stores: StoreUrls) -> None:
     """Migrates an embedded database and creates missing plans and permissions.
 

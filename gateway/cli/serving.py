@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 
 from gateway import logs
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
-from gateway.cli.installation import apply_reload, check_postgresql, check_redis, prepare
+from gateway.cli.forked import ForkedWork, Work, forked
 from gateway.config import Config, describe
 from gateway.config.secrets import ADMIN_TOKEN
 from gateway.embedded.locks import serve_lock
@@ -65,21 +65,39 @@ def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, a
     def read() -> Config:
         return load_config(config, data_dir, roles=roles)
 
-    asyncio.run(_serve(read, roles, as_json=as_json))
+    loaded = read()
+    logs.configure(role="supervisor", level=loaded.log.level_number, form=loaded.log.format)
+    with forked(partial(_load_preparation, loaded)) as preparation:
+        asyncio.run(_serve(read, roles, config=loaded, preparation=preparation, as_json=as_json))
 
 
-async def _serve(read: Callable[[], Config], roles: Sequence[Role], *, as_json: bool) -> None:
-    config = read()
-    logs.configure(role="supervisor", level=config.log.level_number, form=config.log.format)
+def _load_preparation(config: Config) -> Work:
+    from gateway.cli.installation import prepare_stores  # here, since the supervisor would hold what it imports
+
+    return partial(prepare_stores, config)
+
+
+async def _apply_reload(stores: StoreUrls, config: Config) -> None:
+    apply = await asyncio.to_thread(_load_reload)  # meanwhile probes are answered
+    await apply(stores, config)
+
+
+def _load_reload() -> Callable[[StoreUrls, Config], Awaitable[None]]:
+    from gateway.cli.installation import apply_reload  # as above: until the first reload
+
+    return apply_reload
+
+
+async def _serve(
+    read: Callable[[], Config], roles: Sequence[Role], *, config: Config, preparation: ForkedWork, as_json: bool
+) -> None:
     is_whole = roles == EVERYTHING  # a single role joins the stores of another process
     async with AsyncExitStack() as stack:
         if is_whole:
             stack.enter_context(serve_lock(config.data_dir))
         stores = await stack.enter_async_context(open_store_servers(config, must_own=is_whole))
-        await check_postgresql(config, stores)
-        await prepare(config, stores)
-        await check_redis(stores.redis_url)
-        apply = partial(apply_reload, stores)
+        await preparation.run(stores)
+        apply = partial(_apply_reload, stores)
         serve = serving(config, roles, store_urls=stores, reload_config=read, apply=apply)
         stop = catch_stop_signals()
         urls = await stack.enter_async_context(serve)

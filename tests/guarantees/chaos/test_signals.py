@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 
 from gateway.listener.ending import BEGINNING
 from tests.guarantees.chaos.conftest import measured
@@ -154,6 +155,9 @@ async def test_sighup_fails_no_request_and_refuses_an_invalid_configuration(
         first = _document(upstream.url, 0)
         async with serving(tmp_path, first, database_url=own_database_url, redis_url=redis_url) as served:
             enough = asyncio.Event()
+            supervisor = psutil.Process(served.process.pid)
+            assert {_has_database(each) for each in supervisor.children()} == {True}
+            assert not _has_database(supervisor), "a process that has ended has prepared the stores"
             loads = [asyncio.create_task(_load(served, enough)) for _ in range(LOADING)]
             current = 0
             for number in range(1, RELOADS + 1):
@@ -178,6 +182,11 @@ async def test_sighup_fails_no_request_and_refuses_an_invalid_configuration(
             assert await served.stop() == 0
             charged = [charged for _, _, charged in await served.rows()]
             assert sum(charged) == answered[200]
+
+
+def _has_database(process: psutil.Process) -> bool:
+    """Whether it has imported what speaks to PostgreSQL, which takes 40 MiB."""
+    return any("/sqlalchemy/" in each.path for each in process.memory_maps())
 
 
 async def _load(served: Served, enough: asyncio.Event) -> Counter[int]:
