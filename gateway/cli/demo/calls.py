@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from math import ceil
 from uuid import UUID
 
 from gateway.cli.demo.customers import MIXES, Customer
@@ -20,6 +21,8 @@ from policies.usage.records import prefix_of, suffix_of
 _WEEKEND = 0.35
 # The share of a day's calls in each hour, in UTC: Europe works from 7 to 17.
 _HOURS = (1, 1, 1, 1, 1, 2, 4, 8, 12, 14, 13, 11, 10, 12, 13, 12, 9, 6, 4, 3, 3, 2, 2, 1)
+# Of a day's calls so many are there however little of it has passed: in the evening of New York it is midnight in UTC.
+_LEAST_OF_TODAY = 0.2
 _FAILURES: Sequence[tuple[Outcome, int]] = (
     (Outcome.UPSTREAM_ERROR, 500),
     (Outcome.UPSTREAM_ERROR, 429),
@@ -58,14 +61,24 @@ class _Priced:
 
 
 def draw_day(caller: Caller, routes: Mapping[str, Route], day: datetime, until: datetime, *, seed: int) -> None:
-    """Adds the lines of one day, up to `until`; a call that the account cannot pay is counted as refused."""
+    """Adds the lines of one day, before `until`; a call that the account cannot pay is counted as refused."""
     dice = random.Random(f"{seed}/{caller.customer.email}/{day:%Y-%m-%d}")  # noqa: S311 - a demo, not a secret
     share = _WEEKEND if day.weekday() > 4 else 1.0
     wanted = caller.customer.calls * share * dice.uniform(0.75, 1.25)
     count = int(wanted) + (dice.random() < wanted % 1)
-    for instant in sorted(_instant(dice, day) for _ in range(count)):
-        if instant < until:
-            _draw_call(dice, caller, routes, instant)
+    for instant in _before(until, sorted(_instant(dice, day) for _ in range(count)), day):
+        _draw_call(dice, caller, routes, instant)
+
+
+def shrunk(instant: datetime, day: datetime, until: datetime) -> datetime:
+    """As far into what has passed of the day as `instant` is into the whole."""
+    return day + (instant - day) * ((until - day) / timedelta(days=1))
+
+
+def _before(until: datetime, instants: Sequence[datetime], day: datetime) -> Sequence[datetime]:
+    least = instants[: ceil(len(instants) * _LEAST_OF_TODAY)]
+    passed = [instant for instant in instants if instant < until]
+    return passed if len(passed) >= len(least) else [shrunk(instant, day, until) for instant in least]
 
 
 def _instant(dice: random.Random, day: datetime) -> datetime:

@@ -16,7 +16,7 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cli.demo import billing
-from gateway.cli.demo.calls import Caller, draw_day
+from gateway.cli.demo.calls import Caller, draw_day, shrunk
 from gateway.cli.demo.customers import CUSTOMERS, DEMO_EMAIL, Customer
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.api_keys import Fingerprint
@@ -184,7 +184,7 @@ class Month:
             draw_day(caller, self._routes, day, self._now, seed=SEED)
             minute = day + timedelta(hours=self._dice.randrange(7, 18), minutes=self._dice.randrange(60))
             if minute > self._now:
-                continue
+                minute = shrunk(minute, day, self._now).replace(second=0, microsecond=0)
             if caller.refused:
                 counts[_refused(caller, Refusal.INSUFFICIENT_CREDITS, minute)] = caller.refused
             if self._dice.random() < 0.08:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from gateway.cli.demo.calls import Caller, draw_day
 from gateway.cli.demo.customers import CUSTOMERS, DEMO_EMAIL
 from gateway.config import Config
 from gateway.ledger.audit import audit_chain
@@ -71,6 +74,21 @@ async def test_month_has_calls_of_every_day_and_fewer_on_weekends(rows: Rows) ->
     assert max(weekends) < min(weekdays)
     assert max(days) == NOW.date()
     assert not await rows("SELECT 1 FROM usage_tracking WHERE created_at > $1", NOW)
+
+
+@pytest.mark.parametrize(
+    ("passed", "calls"), [(timedelta(minutes=2), 20), (timedelta(hours=15), 70), (timedelta(days=1), 100)]
+)
+def test_today_has_calls_however_little_of_it_has_passed(config: Config, passed: timedelta, calls: int) -> None:
+    day = NOW.replace(hour=0, minute=0)
+    customer = replace(CUSTOMERS[0], calls=100)
+    caller = Caller(customer, uuid4(), uuid4(), [uuid4()], credits=1_000_000)
+    draw_day(caller, {route.name: route for route in config.routes}, day, day + passed, seed=1)
+    instants = [datetime.fromtimestamp(int(line.split("\t", 2)[1]) / 1_000_000, UTC) for line in caller.lines]
+    assert 0.6 * calls < len(instants) < 1.4 * calls
+    assert instants == sorted(instants)
+    assert day <= instants[0]
+    assert instants[-1] < day + passed
 
 
 async def test_month_calls_are_priced_as_the_routes_price_them(rows: Rows, config: Config) -> None:
