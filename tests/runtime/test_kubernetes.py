@@ -20,7 +20,7 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 ROLES = {"proxy": "StatefulSet", "admin": "Deployment", "worker": "Deployment"}
 # What the processes of a pod take together a minute after the start, in MiB (docs/kubernetes.md), and the worker more
 # while it writes Parquet.
-MEASURED, PARQUET = {"proxy": 362, "admin": 253, "worker": 206}, 240
+MEASURED, PARQUET = {"proxy": 313, "admin": 195, "worker": 164}, 240
 STOPPING_SECONDS = 12.2  # besides shutdown_delay and drain_timeout (docs/rollouts.md)
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 
