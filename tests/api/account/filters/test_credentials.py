@@ -45,6 +45,12 @@ def _filter(account_api: AccountApi) -> CredentialFilter:
     return app
 
 
+def _cut_off(account_api: AccountApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves neither the app nor the pool within reach."""
+    monkeypatch.setattr(_filter(account_api), "_app", None)
+    monkeypatch.setattr(account_api.database, "_connection", None)
+
+
 async def _hold_back(account_api: AccountApi, subjects: list[Subject]) -> None:
     query = text("INSERT INTO throttles VALUES (:subject, now() + interval '1 hour') ON CONFLICT DO NOTHING")
     async with account_api.database.transaction() as connection:
@@ -58,7 +64,7 @@ async def test_unknown_token_is_refused_in_the_words_of_the_app_without_the_pool
     with monkeypatch.context() as patch:
         patch.setattr(_filter(account_api), "_checks", {})
         by_app = await _ask(account_api, path, body, token)
-    monkeypatch.setattr(account_api.database, "_connection", None)
+    _cut_off(account_api, monkeypatch)
     refused = await _ask(account_api, path, body, token)
     assert (refused.status_code, refused.json()) == (by_app.status_code, by_app.json()) == (401, refused.json())
 
@@ -76,7 +82,7 @@ async def test_throttled_attempt_is_refused_in_the_words_of_the_app_without_the_
     with monkeypatch.context() as patch:
         patch.setattr(_filter(account_api), "_checks", {})
         by_app = await _ask(account_api, path, body)
-    monkeypatch.setattr(account_api.database, "_connection", None)
+    _cut_off(account_api, monkeypatch)
     refused = await _ask(account_api, path, body)
     assert refused.status_code == by_app.status_code == 429
     assert 0 <= by_app.json().pop("retry_after") - refused.json()["retry_after"] <= 60
@@ -94,7 +100,7 @@ async def test_registration_is_refused_in_the_words_of_the_app_without_the_pool(
         with monkeypatch.context() as patch:
             patch.setattr(_filter(account_api), "_checks", {})
             by_app = await stranger.post("/auth/register", json=body, headers=headers)
-        monkeypatch.setattr(account_api.database, "_connection", None)
+        _cut_off(account_api, monkeypatch)
         refused = await stranger.post("/auth/register", json=body, headers=headers)
     assert (refused.status_code, by_app.status_code) == (status, status)
     assert refused.json()["code"] == by_app.json()["code"]
