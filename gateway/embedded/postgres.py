@@ -106,7 +106,7 @@ def _arguments(cluster: Path, port: int, *, durable: bool) -> list[str]:
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "shared_buffers=64MB",
-        "max_connections=100",
+        "max_connections=120",  # what eight public workers open, with 5 in each pool (`gateway check`)
         "superuser_reserved_connections=0",
         "timezone=UTC",
         *(() if durable else _NOT_DURABLE),
