@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +17,18 @@ SECRETS = {
 }
 
 
+ADDRESSES = {"GATEWAY_SERVER__PUBLIC": "127.0.0.1:0", "GATEWAY_SERVER__ADMIN": "127.0.0.1:0"}
+
+
 def serve(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "--data-dir", str(tmp_path / "data")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, **SECRETS, "GATEWAY_SERVER__PUBLIC": "127.0.0.1:0", "GATEWAY_SERVER__ADMIN": "127.0.0.1:0"}
-        | environment,
-        timeout=60,
-    )
+    command, given = serving(tmp_path, environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path, env=given)
+
+
+def serving(tmp_path: Path, environment: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The command and its environment."""
+    command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(tmp_path / "data")]
+    return command, {**os.environ, **SECRETS, **ADDRESSES, **environment}
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,17 @@ def test_serve_with_another_pepper_is_refused(tmp_path: Path, own_database_url: 
     assert refused.returncode == 1
     assert "GATEWAY_KEY_PEPPER: version 1 is not the pepper under which this database has its keys" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+def test_preparation_of_the_stores_ends_with_its_supervisor(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/none"
+        stores = {"GATEWAY_DATABASE__URL": url, "GATEWAY_REDIS__URL": "redis://127.0.0.1:1"}
+        command, given = serving(tmp_path, stores)
+        with (
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=given) as process,
+            silent.accept()[0],
+        ):
+            process.kill()
+            assert process.communicate(timeout=60)[1] == "", "it has not gone on until it failed"
