@@ -72,7 +72,7 @@ def forked(load: Callable[[], Work]) -> Iterator[ForkedWork]:
 
 
 def _work(load: Callable[[], Work], line: socket.socket) -> None:
-    gc.freeze()  # else each collection would copy the pages that it shares with its parent
+    gc.disable()  # a collection would copy the pages that it shares with its parent, and the process ends soon
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal reaches its parent too, with which it ends
     work = load()
     with line.makefile("rb") as stores:
