@@ -23,7 +23,8 @@ class Case:
     """One kind of call. `key` names the contender's key to send; `idle` is how many more connections stand open.
     With `keys_file` the keys in it, one a line, call in turn. With `pause_ms` each connection waits before each call,
     exponentially distributed, as of clients apart from each other: with one pause for all they soon call at once. With
-    `varies` each call has an id, a trace and a forwarded address of its own, as behind a proxy.
+    `varies` each call has another id, trace and forwarded address than those before it, as behind a proxy; they are
+    written before the load begins, for writing them would take the cores from what is measured.
 
     A round is at least so long: 64 calls at a time take the slowest contender more than a second.
     """
@@ -65,14 +66,16 @@ end
 function request() turn = turn % #requests + 1 return requests[turn] end
 """
 _VARYING = """
-local number = 0
-function request()
-  number = number + 1
-  wrk.headers["X-Request-Id"] = string.format("%032x", number)
-  wrk.headers["X-Forwarded-For"] = string.format("10.0.%d.%d", number % 251, number % 241)
-  wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", number, number)
-  return wrk.format()
+local requests, turn = {}, 0
+function init(args)
+  for number = 1, 8192 do
+    wrk.headers["X-Request-Id"] = string.format("%032x", number)
+    wrk.headers["X-Forwarded-For"] = string.format("10.0.%d.%d", number % 251, number % 241)
+    wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", number, number)
+    requests[number] = wrk.format()
+  end
 end
+function request() turn = turn % #requests + 1 return requests[turn] end
 """
 _CHAT = '{"model":"static","messages":[{"role":"user","content":"hi"}]}'
 CASES = (
