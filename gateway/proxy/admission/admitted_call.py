@@ -44,8 +44,8 @@ class AdmissionRequest(NamedTuple):
 class AdmittedCall(NamedTuple):
     """A call that may be forwarded: whose it is, and the quote by which credits are held for it.
 
-    `record_prefix` are the columns of its record that are known by now. The response to a call with a claim is stored
-    only if `stores_response`.
+    `max_body_bytes` is the most that its body may hold, None for no limit. `record_prefix` are the columns of its
+    record that are known by now. The response to a call with a claim is stored only if `stores_response`.
     """
 
     request_id: str
@@ -56,6 +56,7 @@ class AdmittedCall(NamedTuple):
     claim: IdempotencyClaim | None
     caller: Caller
     plan: Plan
+    max_body_bytes: int | None
     quote: Quote
     admission: Admission
     record_prefix: str

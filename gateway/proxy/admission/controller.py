@@ -170,8 +170,20 @@ class AdmissionController:
             self._outage_credit.record_admission(caller.account_id, plan, admission)
             request_id, inbound, match, _, _, _, claim = request
             route, path, upstream_path = match.route, match.path, match.upstream_path
+            max_bytes = authorization.max_body_bytes
             admitted_call = AdmittedCall(
-                request_id, inbound, route, path, upstream_path, claim, caller, plan, quote, admission, prefix
+                request_id,
+                inbound,
+                route,
+                path,
+                upstream_path,
+                claim,
+                caller,
+                plan,
+                max_bytes,
+                quote,
+                admission,
+                prefix,
             )
             return admitted_call if claim is None else self._with_storage(admitted_call)
         await self._check_history(authorization.caller)
@@ -245,6 +257,7 @@ class AdmissionController:
             claim=None,
             caller=caller,
             plan=plan,
+            max_body_bytes=authorization.max_body_bytes,
             quote=quote,
             admission=admission,
             record_prefix=prefix,

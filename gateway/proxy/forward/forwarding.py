@@ -28,7 +28,6 @@ from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
 from gateway.upstream.request_head import Request, has_host
 from gateway.upstream.response import Response
-from policies.access.authorization import max_body_bytes
 from policies.model import Outcome, Refused
 
 STREAMED_FROM_BYTES = 32 * 1024
@@ -147,10 +146,12 @@ class Forwarding:
         request.header_block, request.body, self._call.hides_usage = adapted
 
     async def _attach_body(self, request: Request, receive: Receive) -> None:
-        admitted_call = self._admitted_call
-        inbound = admitted_call.inbound
-        limit = max_body_bytes(admitted_call.route, admitted_call.plan)
-        streamed = self._call.upload = StreamedBody(receive, limit, self._call.file_observer, scan=form_scan(inbound))
+        inbound, limit, observer = (
+            self._admitted_call.inbound,
+            self._admitted_call.max_body_bytes,
+            self._call.file_observer,
+        )
+        streamed = self._call.upload = StreamedBody(receive, limit, observer, scan=form_scan(inbound))
         content = self._client.take_body()
         # A slow upload takes no connection from others: it leases one when it is whole, or large enough to stream.
         if content is not None:
