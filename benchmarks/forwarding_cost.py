@@ -27,7 +27,6 @@ from gateway.http.fields import NO_FIELDS, HeaderBlock
 from gateway.listener.server import configure
 from gateway.proxy.admission.caller import identity_block
 from gateway.proxy.forward.client_response import ClientResponse
-from gateway.proxy.forward.disconnects import client_of
 from gateway.proxy.forward.forwarding import Destination, render_request_fields
 from gateway.proxy.forward.upstream_response import read_head
 from gateway.proxy.request.inbound import read_request
@@ -87,7 +86,7 @@ class Forwarder:
         self._identity = _identity()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI
-        client = client_of(scope)
+        client = scope["extensions"]["gateway.client"]
         inbound = read_request(scope, client=client)
         client_response = ClientResponse(client, send, uuid7())
         self._router.match(inbound.method, inbound.raw_path)
@@ -97,7 +96,7 @@ class Forwarder:
             upstream_response = read_head(response.head)
             chunk = response.take()
             if response.complete:
-                await client_response.send_whole(response.status, upstream_response.fields, chunk, NO_FIELDS)
+                client_response.send_whole(response.status, upstream_response.fields, chunk, NO_FIELDS)
                 return
             await client_response.start(response.status, response.headers, NO_FIELDS)
             while not response.complete:

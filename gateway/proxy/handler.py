@@ -19,7 +19,7 @@ from gateway.proxy.admission.controller import AdmissionController, NotAdmitted
 from gateway.proxy.admission.idempotency import IdempotentReplay, StoredResponse
 from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.forward.client_response import ClientResponse, Send, metering_block
-from gateway.proxy.forward.disconnects import Client, Drains, client_of
+from gateway.proxy.forward.disconnects import Client, Drains
 from gateway.proxy.forward.forwarding import Destination, Forwarding
 from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
@@ -68,7 +68,7 @@ class Handler:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         received_at = monotonic_seconds()
-        client = client_of(scope)
+        client: Client = scope["extensions"]["gateway.client"]
         inbound = read_request(scope, self._trusted_proxies, client, key_form=self._key_form)
         request_id = uuid7()
         response = ClientResponse(client, send, inbound.client_request_id or request_id)
@@ -84,13 +84,13 @@ class Handler:
             try:
                 await Forwarding(call, response, client, self._drains).run(destination, receive, body)
             except Exception as error:
-                await _answer_fault(error, response)
+                _answer_fault(error, response)
             finally:
                 self.telemetry.record_settled(call, response)
         except ClientDisconnected:
             return  # before its body was whole: nothing was admitted
         except Exception as error:
-            await _answer_fault(error, response)
+            _answer_fault(error, response)
             seconds, route = monotonic_seconds() - received_at, self._route_of(inbound)
             self.telemetry.record_failed(response, inbound=inbound, seconds=seconds, route=route)
         finally:
@@ -126,7 +126,7 @@ class Handler:
             if authorization is None:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             if destination is None:
-                await self._serve_models(match, authorization, response, inbound, received_at=received_at)
+                self._serve_models(match, authorization, response, inbound, received_at=received_at)
                 return None
             body = None
             if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
@@ -143,7 +143,7 @@ class Handler:
             await self._refuse(refused, response, inbound, match=match, caller=caller, received_at=received_at)
             return None
         except IdempotentReplay as replay:
-            await self._replay(replay, response, inbound, received_at=received_at)
+            self._replay(replay, response, inbound, received_at=received_at)
             return None
         file_observer = observe_upload(inbound) if match.route.usage_type == "analysis" else None
         call = ActiveCall(admitted_call, self._settler, received_at=received_at, file_observer=file_observer)
@@ -195,7 +195,7 @@ class Handler:
         seconds = monotonic_seconds() - received_at
         self.telemetry.record_refused(refused, response, inbound=inbound, seconds=seconds, route=route, caller=caller)
 
-    async def _serve_models(
+    def _serve_models(
         self,
         match: RouteMatch,
         authorization: Authorization,
@@ -206,23 +206,23 @@ class Handler:
     ) -> None:
         """Answers what the caller may use. It is no call: nothing is counted, charged or recorded."""
         body = models.render(match.route, authorization.plan, match.path)
-        await response.send_whole(HTTPStatus.OK, models.FIELDS, body, NO_FIELDS)
+        response.send_whole(HTTPStatus.OK, models.FIELDS, body, NO_FIELDS)
         seconds, caller = monotonic_seconds() - received_at, authorization.caller
         self.telemetry.record_served(match.route, caller, response, inbound=inbound, seconds=seconds)
 
-    async def _replay(
+    def _replay(
         self, replay: IdempotentReplay, response: ClientResponse, inbound: Inbound, *, received_at: float
     ) -> None:
         """Sends the response of the first call, with the balance of now; the replay is charged nothing."""
         stored, admission = StoredResponse.unpacked(replay.admission.stored_response), replay.admission
         metering = metering_block(replay.caller, admission, remaining=admission.balance, charged=0)
         fields = HeaderBlock(metering + b"idempotency-replayed: true\r\n")
-        await response.send_whole(stored.status, stored.fields, stored.body, fields)
+        response.send_whole(stored.status, stored.fields, stored.body, fields)
         seconds = monotonic_seconds() - received_at
         self.telemetry.record_replayed(replay, response, inbound=inbound, seconds=seconds)
 
 
-async def _answer_fault(error: Exception, response: ClientResponse) -> None:
+def _answer_fault(error: Exception, response: ClientResponse) -> None:
     """Answers a fault of the gateway itself; a response that has begun is cut."""
     _log.error("request_failed", request_id=response.request_id, exc_info=error)
-    await response.send_internal_error()
+    response.send_internal_error()

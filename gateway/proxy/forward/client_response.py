@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -32,12 +32,8 @@ class ClientResponse:
         self._client = client
         self._send = send
 
-    async def send_whole(self, status: int, fields: HeaderBlock, body: bytes, own_fields: HeaderBlock) -> None:
+    def send_whole(self, status: int, fields: HeaderBlock, body: bytes, own_fields: HeaderBlock) -> None:
         """Sends all at once. `fields` are the upstream's or a problem's, as `render_fields` gives them."""
-        if self._client.answer is None:
-            await self.start(status, [*_parse(fields), (b"content-length", b"%d" % len(body))], own_fields)
-            await self.end(body)
-            return
         self.status = status
         request_id = b"x-request-id: %b\r\n" % self.request_id.encode()  # of letters that `is_echoable` allows
         self._client.answer(status, HeaderBlock(fields + request_id + own_fields), body)
@@ -59,36 +55,36 @@ class ClientResponse:
         self.status = HTTPStatus.SWITCHING_PROTOCOLS
         return wire
 
-    def send_problem(
+    async def send_problem(
         self, refused: Refused, own_fields: HeaderBlock = NO_FIELDS, *, closes: bool = False
-    ) -> Coroutine[Any, Any, None]:
+    ) -> None:
         """Sends a problem document; `closes` makes it the last response on this connection."""
         document = render(refused, self.request_id)
-        return self._send_last(document, own_fields) if closes else self._send_document(document, own_fields)
+        if not closes:
+            self._send_document(document, own_fields)
+            return
+        await self.start(document.status, [*document.headers, (b"connection", b"close")], own_fields)
+        await self.end(document.body)
 
-    async def send_shutting_down(self) -> None:
+    def send_shutting_down(self) -> None:
         """Sends 503, or cuts the connection where a response has begun."""
         if self.status:
             self._client.abort()
             return
         detail = "The gateway stopped before the upstream had answered; this call is not charged."
         document = problem("shutting_down", detail, request_id=self.request_id, extras={"retry_after": 1})
-        await self._send_document(document, NO_FIELDS)
+        self._send_document(document, NO_FIELDS)
 
-    async def send_internal_error(self) -> None:
+    def send_internal_error(self) -> None:
         """Sends 500, or cuts the connection where a response has begun."""
         if self.status:
             self._client.abort()
             return
         detail = "The gateway failed; this call is not charged."
-        await self._send_document(problem("internal_error", detail, request_id=self.request_id), NO_FIELDS)
+        self._send_document(problem("internal_error", detail, request_id=self.request_id), NO_FIELDS)
 
-    def _send_document(self, document: Problem, own_fields: HeaderBlock) -> Coroutine[Any, Any, None]:
-        return self.send_whole(document.status, _render_problem_fields(document.fields), document.body, own_fields)
-
-    async def _send_last(self, document: Problem, own_fields: HeaderBlock) -> None:
-        await self.start(document.status, [*document.headers, (b"connection", b"close")], own_fields)
-        await self.end(document.body)
+    def _send_document(self, document: Problem, own_fields: HeaderBlock) -> None:
+        self.send_whole(document.status, _render_problem_fields(document.fields), document.body, own_fields)
 
     def _headers(self, upstream_headers: Sequence[Header], own_fields: HeaderBlock) -> list[Header]:
         headers = [header for header in upstream_headers if header[0] not in DROPPED]

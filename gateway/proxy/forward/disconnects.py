@@ -23,49 +23,22 @@ class Client(Protocol):
 
     is_disconnected: bool
     on_disconnect: Callable[[], None] | None
-    task: asyncio.Task[Any] | None  # that serves the request; None where the server does not say
-    application_slot: InboundSlot | None
+    task: asyncio.Task[Any] | None  # that serves the request
+    application_slot: InboundSlot
     varying_fields: dict[bytes, bytes]  # that this request alone has, while the slot stays
     key_fields: dict[bytes, bytes]  # the same
 
-    @property
-    def answer(self) -> Callable[[int, HeaderBlock, bytes], None] | None:
-        """Sends a whole response at once; None where the server takes responses by ASGI only."""
+    def answer(self, status: int, fields: HeaderBlock, body: bytes) -> None:
+        """Sends a whole response at once."""
 
     def take_body(self) -> bytes | None:
-        """The body, if all of it has arrived; None if it has not, or the server does not say: then it comes by ASGI."""
+        """The body, if all of it has arrived; None if it has not: then it comes by ASGI."""
 
     def abort(self) -> None:
         """Cuts the connection, so that the client sees that its response is incomplete."""
 
     def upgrade(self, protocol: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Wire:
         """Sends 101 and gives the connection, which the gateway takes over at once."""
-
-
-class UnwatchedClient:
-    """The client of a server that does not report disconnects."""
-
-    is_disconnected = False
-    on_disconnect: Callable[[], None] | None = None
-    task: asyncio.Task[Any] | None = None
-    application_slot: InboundSlot | None = None
-    varying_fields: dict[bytes, bytes] = {}  # noqa: RUF012 - nobody writes it
-    key_fields: dict[bytes, bytes] = {}  # noqa: RUF012 - the same
-    answer: Callable[[int, HeaderBlock, bytes], None] | None = None
-
-    def take_body(self) -> bytes | None:
-        return None
-
-    def abort(self) -> None:
-        raise ConnectionAbortedError("the response is incomplete")
-
-    def upgrade(self, protocol: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Wire:  # noqa: ARG002 - as above
-        raise RuntimeError("this server cannot switch protocols")
-
-
-def client_of(scope: Any) -> Client:
-    client: Client | None = scope.get("extensions", {}).get("gateway.client")
-    return client or UnwatchedClient()
 
 
 class Drains:

@@ -104,7 +104,7 @@ class Forwarding:
         except asyncio.CancelledError:
             if not watch.is_cancelled:
                 await self._call.settle(Outcome.ABANDONED, None)
-                await self._client_response.send_shutting_down()
+                self._client_response.send_shutting_down()
                 raise
             await self._call.settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         finally:
@@ -175,7 +175,7 @@ class Forwarding:
         if response.complete and self._admitted_call.inbound.method != "HEAD":
             chunk = call.observe_end(chunk)
             balance = await self._finish(status)
-            await self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
+            self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
             return
         headers = policy.passed(_without_length(sent_headers) if call.hides_usage else sent_headers)
         await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
