@@ -24,7 +24,7 @@ class Caller:
     `digest` is that of the key. `metering_template` and `identity_block` are header fields towards the client and the
     upstream; `record_columns` are the columns that all its records share, `masked_key` is a JSON string.
     `lasting_subscription` pays for any call, whenever and wherever it is made; None where that is to be asked.
-    `authorizations` are those of the routes that it may call whenever and wherever, by name.
+    `passed_routes` are those that the policies have let it call, by name.
     """
 
     principal: Principal
@@ -40,13 +40,19 @@ class Caller:
     key_id: UUID
     lasting_subscription: Subscription | None
     cap: Cap | None = None
-    authorizations: dict[str, Authorization] = field(default_factory=dict, compare=False)
+    passed_routes: dict[str, PassedRoute] = field(default_factory=dict, compare=False)
+
+
+class PassedRoute(NamedTuple):
+    """A route that a caller may call, with bodies of so many bytes at most; None for no limit."""
+
+    route: Route
+    max_body_bytes: int | None
 
 
 class Authorization(NamedTuple):
-    """That the policies let a caller call a route: the subscription that pays, and the most that a body may hold."""
+    """A caller that the policies let call a route, the subscription that pays, and the most that a body may hold."""
 
-    route: Route
     caller: Caller
     subscription: Subscription
     max_body_bytes: int | None

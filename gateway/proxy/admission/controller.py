@@ -19,7 +19,7 @@ from gateway.meter.replies import Verdict
 from gateway.proxy.admission import idempotency
 from gateway.proxy.admission.account_loader import AccountLoader
 from gateway.proxy.admission.admitted_call import AdmissionRequest, AdmittedCall, render_record_prefix
-from gateway.proxy.admission.caller import Authorization, Caller
+from gateway.proxy.admission.caller import Authorization, Caller, PassedRoute
 from gateway.proxy.admission.idempotency import IdempotentReplay, ReplayPace
 from gateway.proxy.admission.outage_credit import OutageCredit
 from gateway.proxy.admission.principal_cache import PrincipalCache
@@ -90,18 +90,18 @@ class AdmissionController:
         A caller whom one subscription lets through whenever it calls is checked once for each route, and the size of
         its bodies each time.
         """
-        route = match.route
-        authorization = caller.authorizations.get(route.name)
+        route, subscription = match.route, caller.lasting_subscription
+        passed = caller.passed_routes.get(route.name)
         try:
-            if authorization is None or authorization.route is not route:
+            if subscription is None or passed is None or passed.route is not route:
                 authorization = self._authorize(inbound, match, caller)
-                if caller.lasting_subscription is not None:
-                    caller.authorizations[route.name] = authorization
-            elif inbound.content_length:
-                check_size(inbound.content_length, authorization.max_body_bytes)
+                caller.passed_routes[route.name] = PassedRoute(route, authorization.max_body_bytes)
+                return authorization
+            if inbound.content_length:
+                check_size(inbound.content_length, passed.max_body_bytes)
         except Refused:
             return None
-        return authorization
+        return Authorization(caller, subscription, passed.max_body_bytes)
 
     async def authorize(self, inbound: Inbound, match: RouteMatch, key: bytes, *, caller: Caller) -> Authorization:
         """Authorizes a caller for a route by what is known at this moment; raises Refused."""
@@ -244,10 +244,9 @@ class AdmissionController:
                 required=quote.required,
             )
         if admission is None:
-            refused = _metering_unavailable()
             if may_hold:
-                self._enqueue_settlement(_release(request, caller, refused.code))
-            raise refused from None
+                self._enqueue_settlement(_release(request, caller, Refusal.METERING_UNAVAILABLE))
+            raise _metering_unavailable() from None
         return AdmittedCall(
             request_id=request.request_id,
             inbound=request.inbound,
@@ -274,7 +273,7 @@ class AdmissionController:
             subscription = paying_subscription(key, account, now=now(), client_ip=inbound.client_ip, grace=self._grace)
         route, plan, offered = match.route, subscription.plan, self._principals.catalogue.features
         check_request(route, key, plan, size_bytes=inbound.content_length, offered=offered)
-        return Authorization(route, caller, subscription, max_body_bytes(route, plan))
+        return Authorization(caller, subscription, max_body_bytes(route, plan))
 
     async def _quote(self, request: AdmissionRequest, authorization: Authorization) -> tuple[Authorization, Quote]:
         """The quote of a call that its body prices. A refusal is by what is known at this moment."""
