@@ -7,9 +7,8 @@ of it. An incomplete response is cut, so that the client sees that it is incompl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.clock import monotonic_seconds
 from gateway.http.fields import NO_FIELDS, Header, HeaderBlock, header_block
@@ -172,23 +171,23 @@ class Forwarding:
         if call.capture is not None:
             call.capture.begin(status, fields, dict(response.headers).get(b"content-length"))
         chunk = response.take()
-        if response.complete and self._admitted_call.inbound.method != "HEAD":
-            chunk = call.observe_end(chunk)
-            balance = await self._finish(status)
-            self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
-            return
-        headers = policy.passed(_without_length(sent_headers) if call.hides_usage else sent_headers)
-        await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
-        response.on_failure = self._cut_slow_client
-        while not response.complete:
-            if chunk and (chunk := call.observe_chunk(chunk)):
-                await self._client_response.send_chunk(chunk)
-            chunk = b""  # which would stay in memory for as long as the next one does not come
-            await response.wait_for_more()
-            chunk = response.take()
+        is_whole = response.complete and self._admitted_call.inbound.method != "HEAD"
+        if not is_whole:
+            headers = policy.passed(_without_length(sent_headers) if call.hides_usage else sent_headers)
+            await self._client_response.start(status, headers, self._metering(None, call.known_charge(status)))
+            response.on_failure = self._cut_slow_client
+            while not response.complete:
+                if chunk and (chunk := call.observe_chunk(chunk)):
+                    await self._client_response.send_chunk(chunk)
+                chunk = b""  # which would stay in memory for as long as the next one does not come
+                await response.wait_for_more()
+                chunk = response.take()
         chunk = call.observe_end(chunk)
-        await self._finish(status)
-        await self._client_response.end(chunk)
+        balance = await call.settle(Outcome.CLIENT_ABORTED if self._client.is_disconnected else None, status)
+        if is_whole:
+            self._client_response.send_whole(status, fields, chunk, self._metering(balance, call.charge))
+        else:
+            await self._client_response.end(chunk)
 
     def _cut_slow_client(self, error: BaseException) -> None:
         """Ends the wait for a client that takes nothing, which nothing else would end."""
@@ -217,12 +216,6 @@ class Forwarding:
             await tunnel.close()
         finally:
             tunnel.abort()
-
-    def _finish(self, status: int) -> Coroutine[Any, Any, int | None]:
-        call = self._call
-        if call.capture is not None:
-            call.capture.is_complete = True
-        return call.settle(Outcome.CLIENT_ABORTED if self._client.is_disconnected else None, status)
 
     async def _fail(self, error: UpstreamError) -> None:
         status = self._client_response.status or STATUS[error.code]

@@ -205,6 +205,8 @@ class ActiveCall:
             self.response_bytes += len(chunk)
             return chunk
         passed = self.observe_chunk(chunk)
+        if self.capture is not None:
+            self.capture.is_complete = True
         if self.usage_event_remover is not None and (rest := self.usage_event_remover.finish()):
             self.response_bytes += len(rest)
             passed += rest
