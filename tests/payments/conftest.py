@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
 
+from gateway.embedded.stores import Stores
 from gateway.ledger.db.session import Database
 from gateway.payments.lemon_squeezy.adapter import LemonSqueezy
 from gateway.payments.stripe.adapter import Stripe
 from tests.payments.fake_lemon_squeezy import STORE_ID, FakeLemonSqueezy
 from tests.payments.fake_stripe import FakeStripe
-from tests.payments.payment_stack import PaymentStack, payment_stack
+from tests.payments.payment_stack import PaymentStack, create_plans, payment_stack
+from tests.support import databases
 
 STRIPE_SECRETS = ("whsec_new", "whsec_old")
 LEMON_SQUEEZY_SECRETS = ("new-secret", "old-secret")
 PRICES = {"price_basic": 999, "price_pro": 2999, "price_pack": 500}
+
+
+@pytest.fixture(scope="session")
+async def template_with_plans(new_database_url: Callable[[], Awaitable[str]]) -> str:
+    """The name of a migrated database with the plans of `payment_stack`, which most tests here begin with."""
+    url = await new_database_url()
+    database = Database(url)
+    await create_plans(database)
+    await database.close()
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+async def own_database_url(stores: Stores, template_with_plans: str) -> AsyncIterator[str]:
+    url = await databases.create(stores.database_url, template_with_plans)
+    yield url
+    await databases.remove(url)
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ async def payment_stack(database: Database, provider: Provider | None) -> AsyncI
     app = account_app(database, checkout_service)
     async with _client(app) as client:
         stack: Any = PaymentStack(database, provider, checkout_service, app, client, processor)  # type: ignore[arg-type] # None only where nothing is sold
-        stack.plans = await _create_plans(database)
+        stack.plans = await create_plans(database)
         yield stack
 
 
@@ -211,7 +211,8 @@ def _client(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://gateway.test")
 
 
-async def _create_plans(database: Database) -> dict[str, StoredPlan]:
+async def create_plans(database: Database) -> dict[str, StoredPlan]:
+    """Gives those that are there as they are."""
     terms = {
         "basic": PlanTerms(
             name="Basic",

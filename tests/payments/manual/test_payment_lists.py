@@ -13,8 +13,6 @@ import httpx
 import pytest
 
 from gateway.ledger.accounts import users
-from gateway.ledger.catalogue import plans
-from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import payments
 from tests.api.conftest import admin_app, client_of
@@ -37,8 +35,6 @@ async def client(payments_database: Database) -> AsyncIterator[httpx.AsyncClient
 
     async with payments_database.transaction() as connection:
         user = await users.create(connection, "ada@example.com")
-        for plan_id in ("basic", "pro"):
-            await plans.create(connection, PlanTerms(name=plan_id, price=Decimal(1)))
         for number, (provider, plan, kind, status, amount, refunded, currency, (month, day)) in enumerate(ROWS):
             await payments.upsert(
                 connection,
