@@ -52,6 +52,8 @@ TOKEN_FROM_ADDRESS = Pace(burst=60, seconds_each=5)
 # What costs a process more than a good call does. Requests to /auth that are refused, each some queries.
 ATTEMPTS_FROM_ADDRESS = Pace(burst=100, seconds_each=0.1)
 ATTEMPTS_FROM_NETWORK = Pace(burst=1000, seconds_each=0.02)
+# Tokens that nobody issued, of all addresses: how many of them are logged. A metric counts all.
+LOGGED_TOKENS = Pace(burst=100, seconds_each=0.1)
 # Keys that look right and nobody has, each a query; so do sessions and admin tokens.
 UNKNOWN_KEYS_FROM_ADDRESS = Pace(burst=200, seconds_each=0.1)
 # Codes of coupons that nobody made: who guesses finds none for a long time, and who mistypes does not wait.

@@ -23,14 +23,20 @@ from policies.access.throttling import Subject, neighbourhood
 from policies.access.tokens import RefreshState
 from policies.model import AccountStatus
 
+MOST_KNOWN_ADDRESSES = 20
+
 
 @dataclass(frozen=True, slots=True)
 class LoginAccount:
-    """What a login is checked against. `is_known_address`: the user has a session from that address."""
+    """What a login is checked against. `is_known_address`: the user has a session from that address.
+
+    `known_addresses` are those of such sessions, or of some of them where they are more than MOST_KNOWN_ADDRESSES.
+    """
 
     user_id: UUID
     status: AccountStatus
     is_known_address: bool
+    known_addresses: tuple[str, ...]
     password_hash: str | None = field(repr=False)
 
 
@@ -69,8 +75,11 @@ async def find_account(
     """
     digests = [each.digest for each in subjects]
     rows = await database.fetch(_ACCOUNT, email.strip(), address, f"{action}|", neighbourhood(address), digests)
-    user_id, status, is_known_address, password_hash, *_ = rows[0]
-    found = None if user_id is None else LoginAccount(user_id, AccountStatus(status), is_known_address, password_hash)
+    user_id, status, is_known_address, known_addresses, password_hash, *_ = rows[0]
+    found = None
+    if user_id is not None:
+        known = tuple(known_addresses)
+        found = LoginAccount(user_id, AccountStatus(status), is_known_address, known, password_hash)
     return FoundAccount(found, {row["subject"]: row["free_at"] for row in rows if row["subject"] is not None})
 
 
@@ -168,14 +177,16 @@ async def delete_expired(connection: AsyncConnection, *, limit: int) -> int:
 
 
 # An index on lower(email); a deleted user has another address. The digests are those of `throttling.subject`.
-_ACCOUNT = """
-    SELECT u.id, u.status, EXISTS (SELECT FROM sessions s WHERE s.user_id = u.id AND s.address = $2), u.password_hash,
-           t.subject, t.free_at
+_ACCOUNT = f"""
+    SELECT u.id, u.status, EXISTS (SELECT FROM sessions s WHERE s.user_id = u.id AND s.address = $2),
+           ARRAY(SELECT s.address FROM sessions s
+                  WHERE s.user_id = u.id AND s.address IS NOT NULL LIMIT {MOST_KNOWN_ADDRESSES + 1}),
+           u.password_hash, t.subject, t.free_at
       FROM (SELECT) one
       LEFT JOIN users u ON lower(u.email) = lower($1) AND u.deleted_at IS NULL
       LEFT JOIN throttles t ON t.subject = ANY($5::bytea[] || ARRAY[
                 sha256(convert_to($3 || u.id, 'UTF8')), sha256(convert_to($3 || u.id || '|' || $4, 'UTF8'))])
-"""
+"""  # noqa: S608 - made of constants
 
 _REFRESH = (
     select(

@@ -66,7 +66,7 @@ async def test_password_hash_is_in_no_repr(database: Database) -> None:
     async with database.transaction() as connection:
         user = await users.create(connection, email, password_hash="$argon2id$x")
     account = await _login_account(database, email.upper())
-    assert account == login_sessions.LoginAccount(user.id, AccountStatus.ACTIVE, False, "$argon2id$x")
+    assert account == login_sessions.LoginAccount(user.id, AccountStatus.ACTIVE, False, (), "$argon2id$x")
     assert "argon2" not in repr(user) + repr(account)
 
 

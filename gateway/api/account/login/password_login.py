@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway.api.account.dependencies import AccountDependencies
-from gateway.api.account.login.throttling import LOGIN, check, of_login, record_failure
+from gateway.api.account.login.throttling import LOGIN, of_login, record_failure
 from gateway.api.account.schemas import TokenPair
 from gateway.api.errors import NotAuthenticated, Suspended
 from gateway.clock import now
@@ -39,14 +39,15 @@ async def find_attempt(
     dependencies: AccountDependencies, email: str, *, address: str
 ) -> tuple[LoginAccount | None, Sequence[Subject]]:
     """The account of a login, and what the login counts for. Raises Throttled; counts nothing."""
+    dependencies.throttle.check_held_back(LOGIN, email, address=address)
     attempt = of_login(email, address, is_known=False)
-    account, free_at = await login_sessions.find_account(
+    found = await login_sessions.find_account(
         dependencies.database, email, address=address, action=LOGIN, subjects=attempt
     )
-    if account is not None:
-        attempt = of_login(str(account.user_id), address, is_known=account.is_known_address)
-    check(attempt, free_at)
-    return account, attempt
+    if found.account is not None:
+        attempt = of_login(str(found.account.user_id), address, is_known=found.account.is_known_address)
+    dependencies.throttle.check(LOGIN, email, attempt=attempt, found=found)
+    return found.account, attempt
 
 
 async def check_password(dependencies: AccountDependencies, email: str, *, password: str, address: str) -> LoginAccount:

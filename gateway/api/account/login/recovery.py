@@ -59,13 +59,15 @@ async def forgot_password(
 
 async def find_attempt(dependencies: AccountDependencies, email: str, *, address: str) -> Sequence[Subject]:
     """What a request for a mail counts for. Raises Throttled; counts nothing."""
+    action, throttle = throttling.MAIL, dependencies.throttle
+    throttle.check_held_back(action, email, address=address)
     attempt = throttling.of_mail(email, address)
-    account, free_at = await login_sessions.find_account(
-        dependencies.database, email, address=address, action=throttling.MAIL, subjects=attempt
+    found = await login_sessions.find_account(
+        dependencies.database, email, address=address, action=action, subjects=attempt
     )
-    if account is not None:
-        attempt = throttling.of_mail(str(account.user_id), address)
-    throttling.check(attempt, free_at)
+    if found.account is not None:
+        attempt = throttling.of_mail(str(found.account.user_id), address)
+    throttle.check(action, email, attempt=attempt, found=found)
     return attempt
 
 

@@ -2,33 +2,78 @@
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Literal
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 import structlog
 
 from gateway import metrics
 from gateway.api.errors import Busy, Throttled
-from gateway.clock import now
+from gateway.clock import monotonic_seconds, now
 from gateway.ledger.accounts import throttles
+from gateway.ledger.accounts.login_sessions import MOST_KNOWN_ADDRESSES, FoundAccount
 from gateway.ledger.db.session import Database
+from gateway.paced_subjects import PacedSubjects
 from policies.access import throttling
 from policies.access.throttling import Pace, Subject, neighbourhood, network, subject
 
 Kind = Literal["password", "refresh_token", "one_time_token"]
+HELD_BACK_SECONDS = 2.0
+MAX_HELD_BACK = 10_000
 # Actions of accounts, whose subjects PostgreSQL makes too (`login_sessions.find_account`).
 LOGIN, MAIL = "login", "mail"
 _log = structlog.get_logger()
+_logged_tokens = PacedSubjects(throttling.LOGGED_TOKENS)
+
+
+class HeldBack(NamedTuple):
+    """An account that lets attempts through from `known_addresses` alone until `free_at`, as was found lately."""
+
+    free_at: datetime
+    found_at: float
+    known_addresses: tuple[str, ...]
 
 
 class Throttle:
-    """Counts attempts in PostgreSQL, shared by all processes."""
+    """Counts attempts in PostgreSQL, shared by all processes.
+
+    Of accounts whose throttle was found exhausted it knows so for HELD_BACK_SECONDS: it may refuse wrongly for as long.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._held_back: OrderedDict[tuple[str, str], HeldBack] = OrderedDict()
+
+    def check_held_back(self, action: str, email: str, *, address: str) -> None:
+        """Raises Throttled where `check` did a moment ago."""
+        held_back = self._held_back.get((action, email))
+        if held_back is None or address in held_back.known_addresses:
+            return
+        wait_seconds = (held_back.free_at - now()).total_seconds()
+        if wait_seconds > 0 and monotonic_seconds() - held_back.found_at < HELD_BACK_SECONDS:
+            raise Throttled(math.ceil(wait_seconds))
+
+    def check(self, action: str, email: str, *, attempt: Sequence[Subject], found: FoundAccount) -> None:
+        """Raises Throttled where `take` would."""
+        at = now()
+        wait_seconds = throttles.longest_wait(found.free_at, attempt, at)
+        if not wait_seconds:
+            return
+        account = found.account
+        is_from_anywhere = account is None or not account.is_known_address
+        addresses = () if account is None else account.known_addresses
+        wait_of_account = throttles.longest_wait(found.free_at, attempt[:1], at)
+        if wait_of_account and is_from_anywhere and len(addresses) <= MOST_KNOWN_ADDRESSES:
+            free_at = at + timedelta(seconds=wait_of_account)
+            self._held_back[action, email] = HeldBack(free_at, monotonic_seconds(), addresses)
+            if len(self._held_back) > MAX_HELD_BACK:
+                self._held_back.popitem(last=False)
+        raise Throttled(wait_seconds)
 
     async def take(self, subjects: Sequence[Subject]) -> None:
         """Counts an attempt. Raises Throttled, without counting."""
@@ -99,7 +144,10 @@ def _outside(action: str, address: str, from_address: Pace, from_network: Pace) 
 def record_failure(kind: Kind, *, address: str, user_id: UUID | None = None) -> None:
     """Counts and logs a failed sign-in, of `user_id` where the account is known.
 
-    What was sent is never logged: a typo may be close to the secret.
+    What was sent is never logged: a typo may be close to the secret. Nor are all tokens that nobody issued, or
+    strangers could fill the log.
     """
     metrics.FAILED_SIGN_INS.labels(kind).inc()
+    if kind != "password" and user_id is None and not _logged_tokens.take(kind):
+        return
     _log.warning("sign_in_failed", kind=kind, address=address, user_id=None if user_id is None else str(user_id))

@@ -11,8 +11,10 @@ import pytest
 from sqlalchemy import text
 
 from gateway.api.account.filters.credentials import CredentialFilter
+from gateway.api.account.login import throttling
 from gateway.api.account.login.access_tokens import AccessTokens
 from gateway.api.account.login.throttling import of_login, of_mail, of_registration
+from gateway.clock import monotonic_seconds
 from gateway.ledger.db.session import DatabaseUnavailable
 from policies.access.throttling import Subject
 from tests.api.account.conftest import PASSWORD, SECRET, AccountApi, client_at
@@ -52,7 +54,10 @@ def _cut_off(account_api: AccountApi, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _hold_back(account_api: AccountApi, subjects: list[Subject]) -> None:
-    query = text("INSERT INTO throttles VALUES (:subject, now() + interval '1 hour') ON CONFLICT DO NOTHING")
+    query = text("""
+        INSERT INTO throttles VALUES (:subject, now() + interval '1 hour')
+        ON CONFLICT (subject) DO UPDATE SET free_at = excluded.free_at
+    """)
     async with account_api.database.transaction() as connection:
         await connection.execute(query, {"subject": subjects[0].digest})
 
@@ -88,6 +93,36 @@ async def test_throttled_attempt_is_refused_in_the_words_of_the_app_without_the_
     assert 0 <= by_app.json().pop("retry_after") - refused.json()["retry_after"] <= 60
     assert refused.json()["code"] == by_app.json()["code"] == "rate_limited"
     assert refused.headers["retry-after"] == str(refused.json()["retry_after"])
+
+
+@pytest.mark.parametrize("path", ["/auth/login", "/auth/forgot-password"])
+async def test_throttled_account_is_refused_for_a_moment_without_a_statement(
+    account_api: AccountApi, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    customer, other = await account_api.customer(), await account_api.customer()
+    home = account_api.new_client()
+    login = {"email": customer.email, "password": PASSWORD}
+    assert (await home.post("/auth/login", json=login)).status_code == 200
+    await _hold_back(account_api, of_login(str(customer.id), "192.0.2.1", is_known=False))
+    await _hold_back(account_api, of_mail(str(customer.id), "192.0.2.1"))
+    body = login if path == "/auth/login" else {"email": customer.email}
+    first = await _ask(account_api, path, body)
+    assert first.status_code == 429
+    clock = [monotonic_seconds()]
+    monkeypatch.setattr(throttling, "monotonic_seconds", lambda: clock[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(account_api.database, "_driver", None)
+        _cut_off(account_api, patch)
+        refused = await _ask(account_api, path, body)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert 0 <= int(first.headers["retry-after"]) - int(refused.headers["retry-after"]) <= 60
+    assert (await home.post("/auth/login", json=login)).status_code == 200, "its owner is let in"
+    assert (await _ask(account_api, "/auth/forgot-password", {"email": other.email})).status_code == 202
+    async with account_api.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM throttles WHERE free_at > now() + interval '50 minutes'"))
+    assert (await _ask(account_api, path, body)).status_code == 429
+    clock[0] += throttling.HELD_BACK_SECONDS
+    assert (await _ask(account_api, path, body)).status_code in (200, 202)
 
 
 @pytest.mark.parametrize(("password", "status"), [("Passw0rd!", 422), ("iloveyou2", 422), (PASSWORD, 429)])

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from gateway.api import error_responses
+from gateway.api.account.filters import bodies
 from gateway.api.account.filters.bodies import BodyFilter
 from gateway.api.account.filters.operations import OperationFilter, Operations
 from gateway.api.account.login import recovery, sessions
@@ -38,7 +39,8 @@ BODIES: tuple[tuple[str | None, bytes], ...] = (
     (JSON, b'{"email": "\\ud800@example.com", "password": "\\u0000"}'),
     (JSON, b'{"refresh_token": 5}'),
     (JSON, json.dumps({f"x{number}": number for number in range(MAX_ERRORS + 5)}).encode()),
-    (JSON, json.dumps({"email": 1, **{f"x{number}": number for number in range(500)}}).encode()),
+    (JSON, json.dumps({"email": 1, **{f"x{number}": number for number in range(300)}}).encode()),
+    (JSON, json.dumps({"email": "ada@example.com", "password": '"\\,é' * 256}).encode()),
     ("application/json; charset=utf-8", b"{}"),
     ("application/vnd.gateway+json", b"{}"),
     ("Application/JSON", b"{}"),
@@ -78,6 +80,23 @@ async def test_body_is_refused_as_the_app_refuses_it(
     for path in ("/registration", "/login", "/logout"):
         filtered, plain = [await client.post(path, content=body, headers=headers) for client in clients]
         assert (filtered.status_code, _ordered(filtered)) == (plain.status_code, _ordered(plain))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({f"x{number}": number for number in range(1000)}),
+        json.dumps({f"{number}\\": "\\" for number in range(500)}),
+        json.dumps({"email": [0] * 5000}),
+        "{" + '"email": "a", ' * 500,
+    ],
+)
+async def test_crowded_body_is_refused_unparsed(
+    clients: tuple[httpx.AsyncClient, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(bodies, "json", None)
+    response = await clients[0].post("/login", content=body, headers={"content-type": JSON})
+    assert (response.status_code, response.text.count("has more members than any request here takes")) == (422, 3)
 
 
 def _ordered(response: httpx.Response) -> Any:
