@@ -114,7 +114,7 @@ def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, *, body_byt
     if prices.unit is not PriceUnit.TOKEN:
         return cost(prices, price, Usage()).credits
     input_count = -(-body_bytes // HELD_BYTES_PER_TOKEN)
-    table = price.table_at(input_count)
+    table = price.table_at(input_count) if price.above else price.table
     amount = table.held_input * input_count + table.output.scaled * allowed_output(price, plan, max_output)
     credits = rounded_up(prices, amount, table.scale)
     return credits if prices.maximum is None else min(credits, prices.maximum)

@@ -93,7 +93,8 @@ def _metadata(
 ) -> str | None:
     """The metadata, written without `json.dumps`, which takes longer than all the rest of a record."""
     members = [f'"model_served": {_quoted(model_served)}'] if model_served else []
-    if kept := [f'"{kind}": {count}' for kind, count in counts.items() if kind not in COLUMN_OF]:
+    if not counts.keys() <= COLUMN_OF.keys():
+        kept = [f'"{kind}": {count}' for kind, count in counts.items() if kind not in COLUMN_OF]
         members.append(f'"usage": {{{", ".join(kept)}}}')
     if usage is not None and usage.seconds is not None:
         members.append(f'"seconds": "{usage.seconds}"')

@@ -136,7 +136,10 @@ class AdmissionController:
         for _ in range(ATTEMPTS):
             quote = request.match.quote
             if quote is None:
-                authorization, quote = await self._quote(request, authorization)
+                try:
+                    quote = self._quote(request, authorization.subscription.plan)
+                except Refused:
+                    authorization, quote = await self._quote_again(request, authorization.caller)
             caller, plan = authorization.caller, authorization.subscription.plan
             if plan.max_credits_per_call is not None:
                 quote = quotes.within_plan(quote, plan.max_credits_per_call)
@@ -161,8 +164,7 @@ class AdmissionController:
                     authorization = await self._prepare_next_attempt(request, authorization, quote, admission=admission)
                     continue
             except MeterUnavailable as error:
-                may_hold = not isinstance(error, NotSent)
-                return self._admit_without_redis(request, authorization, quote, prefix=prefix, may_hold=may_hold)
+                return self._admit_without_redis(request, authorization, quote, prefix=prefix, error=error)
             except asyncio.CancelledError:
                 self._enqueue_settlement(_release(request, caller, None))
                 raise
@@ -186,13 +188,14 @@ class AdmissionController:
                 prefix,
             )
             return admitted_call if claim is None else self._with_storage(admitted_call)
-        await self._check_history(authorization.caller)
-        raise Refused(Refusal.ACCOUNTS_UNAVAILABLE, "This account keeps changing; try again shortly.", retry_after=1)
+        raise await self._ever_changing(authorization.caller)
 
-    async def _check_history(self, caller: Caller) -> None:
-        """Ends what would never end: Redis was told of a change that PostgreSQL has lost."""
+    async def _ever_changing(self, caller: Caller) -> Refused:
+        """The refusal; ends what would never end: Redis knows of a change that PostgreSQL has lost."""
         with suppress(DatabaseUnavailable, MeterUnavailable):
             await self._account_loader.check_history(caller.keys)
+        detail = "This account keeps changing; try again shortly."
+        return Refused(Refusal.ACCOUNTS_UNAVAILABLE, detail, retry_after=1)
 
     async def _prepare_next_attempt(
         self, request: AdmissionRequest, authorization: Authorization, quote: Quote, *, admission: Admission
@@ -225,12 +228,18 @@ class AdmissionController:
         return authorization
 
     def _admit_without_redis(
-        self, request: AdmissionRequest, authorization: Authorization, quote: Quote, *, prefix: str, may_hold: bool
+        self,
+        request: AdmissionRequest,
+        authorization: Authorization,
+        quote: Quote,
+        *,
+        prefix: str,
+        error: MeterUnavailable,
     ) -> AdmittedCall:
         """Admits on outage credit where that is allowed, else raises Refused.
 
         Not a call with an Idempotency-Key: only Redis knows whether it was made before. Nor one by a key with a cap:
-        only Redis knows what the key has spent. `may_hold` is whether Redis may hold for the call unseen; settling ends
+        only Redis knows what the key has spent. After most errors Redis may hold for the call unseen; settling ends
         that too.
         """
         caller, plan, match, admission = authorization.caller, authorization.plan, request.match, None
@@ -244,7 +253,7 @@ class AdmissionController:
                 required=quote.required,
             )
         if admission is None:
-            if may_hold:
+            if not isinstance(error, NotSent):
                 self._enqueue_settlement(_release(request, caller, Refusal.METERING_UNAVAILABLE))
             raise _metering_unavailable() from None
         return AdmittedCall(
@@ -275,20 +284,14 @@ class AdmissionController:
         check_request(route, key, plan, size_bytes=inbound.content_length, offered=offered)
         return Authorization(caller, subscription, max_body_bytes(route, plan))
 
-    async def _quote(self, request: AdmissionRequest, authorization: Authorization) -> tuple[Authorization, Quote]:
-        """The quote of a call that its body prices. A refusal is by what is known at this moment."""
-        try:
-            return authorization, self._quote_for(request, authorization.plan)
-        except Refused:
-            caller = await self._confirm(request.key, authorization.caller)
-            authorization = self._authorize(request.inbound, request.match, caller)
-            return authorization, self._quote_for(request, authorization.plan)
+    async def _quote_again(self, request: AdmissionRequest, caller: Caller) -> tuple[Authorization, Quote]:
+        """The same by what is known of the caller at this moment; raises Refused."""
+        authorization = self._authorize(request.inbound, request.match, await self._confirm(request.key, caller))
+        return authorization, self._quote(request, authorization.plan)
 
-    def _quote_for(self, request: AdmissionRequest, plan: Plan) -> Quote:
-        """Raises Refused where the plan does not allow what the body asks for."""
-        if request.match.quote is not None:
-            return request.match.quote
-        price, asked = request.route.price, request.asked
+    def _quote(self, request: AdmissionRequest, plan: Plan) -> Quote:
+        """The quote of a call that its body prices; raises Refused where the plan does not allow what it asks for."""
+        price, asked = request.match.route.price, request.asked
         if isinstance(price, PriceList):
             return quote_by_list(price, plan, asked.model_request, offered=self._principals.catalogue.features)
         return quote_plain(price, plan, units=asked.units)

@@ -135,14 +135,13 @@ class Forwarding:
                 call.file_observer.feed(body.content)
             call.request_bytes = len(body.content)
             if not call.route.price.is_fixed:
-                self._adapt(request, body, destination)
+                adapted = adapt(
+                    request.header_block, body.content, body.asked, asks_for_usage=destination.asks_for_usage
+                )
+                request.header_block, request.body, call.hides_usage = adapted
         elif call.route.websocket and websocket.is_upgrade(call.route, inbound):
             request.upgrade = websocket.PROTOCOL
         return request
-
-    def _adapt(self, request: Request, body: WholeBody, destination: Destination) -> None:
-        adapted = adapt(request.header_block, body.content, body.asked, asks_for_usage=destination.asks_for_usage)
-        request.header_block, request.body, self._call.hides_usage = adapted
 
     async def _attach_body(self, request: Request, receive: Receive) -> None:
         inbound, limit, observer = (

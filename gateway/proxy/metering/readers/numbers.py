@@ -33,15 +33,11 @@ def paths(*names: str, called: Mapping[str, str] = MappingProxyType({})) -> Path
     return Paths(members, {step: paths(called=below) for step, below in containers.items()})
 
 
-def pick_counts(usage: Any, where: Paths) -> dict[str, int | Decimal]:
-    """The numbers of a usage object at these paths, by their names."""
-    counts: dict[str, int | Decimal] = {}
-    if isinstance(usage, dict):
-        _pick_into(counts, usage, where)
-    return counts
-
-
-def _pick_into(counts: dict[str, int | Decimal], usage: dict[str, Any], where: Paths) -> None:
+def pick_counts(usage: Any, where: Paths, *, into: dict[str, int | Decimal] | None = None) -> dict[str, int | Decimal]:
+    """The numbers of a usage object at these paths, by their names; `into` are those to add them to."""
+    counts = {} if into is None else into
+    if not isinstance(usage, dict):
+        return counts
     members, below = where
     for name, value in usage.items():
         if name in members:
@@ -49,8 +45,9 @@ def _pick_into(counts: dict[str, int | Decimal], usage: dict[str, Any], where: P
                 counts[members[name]] = value
             elif (found := number(value)) is not None:
                 _add(counts, members[name], found)
-        elif name in below and isinstance(value, dict):
-            _pick_into(counts, value, below[name])
+        elif name in below:
+            pick_counts(value, below[name], into=counts)
+    return counts
 
 
 def _add(counts: dict[str, int | Decimal], name: str, count: int | Decimal) -> None:

@@ -112,9 +112,9 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
     limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens", copies=("n", "best_of"))
     asks_for_usage = _ASKS_FOR_USAGE in fields and read.flag(fields, _ASKS_FOR_USAGE)
     is_streaming = "stream" in fields and read.flag(fields, "stream")
-    takes_usage_option = is_streaming and path.endswith(_WITH_USAGE_OPTION)
+    needs_usage_option = is_streaming and not asks_for_usage and path.endswith(_WITH_USAGE_OPTION)
     max_output = 0 if path.endswith(_WITHOUT_OUTPUT) else limit
-    return RequestReading(model, max_output, is_streaming, takes_usage_option, asks_for_usage)
+    return RequestReading(model, max_output, is_streaming, needs_usage_option)
 
 
 @lru_cache(maxsize=1024)

@@ -16,21 +16,15 @@ class RequestReading(NamedTuple):
     """What a request asks for. None is what it does not say.
 
     `max_output` counts the tokens of all answers that it asks for, 0 where the operation generates none.
-    `takes_usage_option` says that usage comes in this stream only if `stream_options` asks, `asks_for_usage` that it
-    does. A free request is a message of the protocol and no work.
+    `needs_usage_option` says that usage comes in this stream only if `stream_options` asks, and it does not: the
+    gateway must ask, and take the answer to it out again. A free request is a message of the protocol and no work.
     """
 
     model: str | None = None
     max_output: int | None = None
     is_streaming: bool = False
-    takes_usage_option: bool = False
-    asks_for_usage: bool = False
+    needs_usage_option: bool = False
     is_free: bool = False
-
-    @property
-    def needs_usage_option(self) -> bool:
-        """Whether the gateway must ask for usage, and take the answer to it out again."""
-        return self.takes_usage_option and not self.asks_for_usage
 
 
 class ResponseReading(NamedTuple):
