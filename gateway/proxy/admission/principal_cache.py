@@ -117,7 +117,6 @@ class PrincipalCache:
         if not self._unknown_pace.take(subject):
             raise _too_many_unknown()
         try:
-            await self._check_stored(key, digest)
             caller = await self._load(key, digest)
         except Refused as refused:
             if refused.code is not Refusal.INVALID_KEY:
@@ -125,19 +124,6 @@ class PrincipalCache:
             raise
         self._unknown_pace.give_back(subject)
         return caller
-
-    async def _check_stored(self, key: bytes, digest: bytes) -> None:
-        """Anyone can write keys that look right: what a caller is made of is read only for keys that are stored."""
-        if monotonic_seconds() < self._retry_at:
-            raise _unavailable()
-        try:
-            is_stored = await self._stored_keys.has_any(keys.lookup_digests(self._prefix, key, self._peppers))
-        except DatabaseUnavailable as error:
-            self._delay_retry(error)
-            raise _unavailable() from None
-        if not is_stored:
-            self._cache_unknown(digest)
-            raise _unknown()
 
     async def reload(self, key: bytes) -> Caller:
         """The caller as PostgreSQL has it now, after the meter answered that the cached one is stale."""
@@ -213,16 +199,17 @@ class PrincipalCache:
     def _end_load(self, digest: bytes, load: asyncio.Task[Caller | None]) -> None:
         self._loads.pop(digest, None)
         # The calls that waited may be gone: asking for the exception keeps the loop from reporting it.
-        if not load.cancelled():
-            self._delay_retry(load.exception())
-
-    def _delay_retry(self, error: BaseException | None) -> None:
+        error = None if load.cancelled() else load.exception()
         if isinstance(error, DatabaseUnavailable) and not isinstance(error, PoolBusy):
             self._retry_at = monotonic_seconds() + RETRY_SECONDS
 
     async def _read(self, key: bytes, digest: bytes) -> Caller | None:
         if digest in self._callers:
             return await self._query(key, digest)
+        # Anyone can write keys that look right: what a caller is made of is read only for keys that are stored.
+        if not await self._stored_keys.has_any(keys.lookup_digests(self._prefix, key, self._peppers)):
+            self._cache_unknown(digest)
+            return None
         async with self._lookups:
             return await self._query(key, digest)
 

@@ -184,6 +184,16 @@ async def test_known_keys_cost_their_address_no_pace(data_plane: DataPlane, redi
         await principals.get(account.key.encode(), address="192.0.2.1")
 
 
+async def test_first_calls_by_a_known_key_are_one_look_up_of_its_address(
+    data_plane: DataPlane, redis_client: RedisClient
+) -> None:
+    account = await data_plane.create_account()
+    principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
+    calls = 2 * UNKNOWN_KEYS_FROM_ADDRESS.burst
+    callers = await asyncio.gather(*(principals.get(account.key.encode(), address="192.0.2.1") for _ in range(calls)))
+    assert {caller.key_id for caller in callers} == {account.key_id}
+
+
 async def test_busy_pool_is_no_outage(data_plane: DataPlane, redis_client: RedisClient) -> None:
     account = await data_plane.create_account()
     principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
