@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from secrets import token_bytes
 
@@ -17,6 +18,7 @@ from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
 from tests.proxy.sockets import handshake_fields, switch
 from tests.proxy.upstream import Exchange
+from tests.support.sampling import seeded_random
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 MULTIPART = {"content-type": "multipart/form-data; boundary=b"}
@@ -95,6 +97,29 @@ async def test_query_key_is_not_remembered_for_the_connection(by_query: DataPlan
             await wire.reader.readexactly(int(answered["content-length"]))
             assert status == expected
     assert [len(await by_query.usage_rows(account)) for account in (first, second)] == [1, 1]
+
+
+async def test_each_call_of_a_connection_that_customers_share_is_its_own_customers(data_plane: DataPlane) -> None:
+    """As behind a proxy that pools: what the connection remembers is never taken for what another one sent."""
+    random = seeded_random("shared connection")
+    accounts = [await data_plane.create_account(credits=100) for _ in range(3)]
+    unknown = compose("gw", token_bytes(ENTROPY_BYTES)).secret
+    calls: Counter[str] = Counter()
+    async with data_plane.connect() as wire:
+        for number in range(200):
+            account = random.choice([*accounts, None, None])
+            key = random.choice([unknown, "", "other"]) if account is None else account.key
+            field = random.choice(["x-api-key: {}", "authorization: Bearer {}", "api-key: {}"]).format(key)
+            lines = ["GET /v1/things/1 HTTP/1.1", "host: x", field, random.choice(["x-category: a", "x-category: b"])]
+            lines += random.choice([[], [f"x-request-id: {number}"], ["x-forwarded-for: 192.0.2.7"]])
+            await wire.send("\r\n".join([*lines, "", ""]).encode())
+            status, answered = await wire.read_head()
+            await wire.reader.readexactly(int(answered["content-length"]))
+            assert status in ((401, 429) if account is None else (200,)), (number, lines)
+            if account is not None:
+                assert data_plane.upstream.last["x-gateway-user"] == str(account.user_id)
+                calls[account.key] += 1
+    assert [len(await data_plane.usage_rows(each)) for each in accounts] == [calls[each.key] for each in accounts]
 
 
 @pytest.mark.parametrize("other", ["x-api-key: {}", "x-goog-api-key: {}", "authorization: Bearer {}", "?key={}"])
