@@ -107,7 +107,7 @@ def load(
     plans = read_plans(reader)
     _check_listeners(document, sections.server)
     if "worker" in roles:
-        _check_extra(document, sections.usage)
+        _check_extras(document, sections.usage)
     check_unique(document, ("billing", "packs"), [pack.id for pack in sections.billing.packs])
     data_dir = _data_dir(document, sections.data_dir)
     required = _required(document, sections, environ, data_dir, persist=persist_secrets and not document.problems)
@@ -217,10 +217,9 @@ def _check_listeners(document: Document, server: Server) -> None:
             document.report(("server", "health"), f"must differ from server.{name}, both are {address}")
 
 
-def _check_extra(document: Document, usage: Usage) -> None:
-    if setting := usage.setting_without_extra():
-        message = "needs the extra `parquet`: pip install 'metering-gateway[parquet]'"
-        document.report(("usage", setting), message)
+def _check_extras(document: Document, usage: Usage) -> None:
+    for setting, extra in usage.missing_extras():
+        document.report(("usage", setting), f"needs the extra `{extra}`: pip install 'metering-gateway[{extra}]'")
 
 
 def _required(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 
 from gateway.config import Config
+from gateway.config.operation.records import Bucket
 from gateway.ledger.db.session import Database
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.holds import Holds
@@ -28,7 +30,8 @@ from gateway.workers.cleanup import CleanupWorker, IdempotencyCleaner
 from gateway.workers.notifications import NotificationSender
 from gateway.workers.outbox import OutboxPublisher
 from gateway.workers.runner import Runner, Worker
-from gateway.workers.usage.archives import ArchiveFolder
+from gateway.workers.usage.archive_folder import ArchiveFolder, ArchivePlace
+from gateway.workers.usage.archives import Archives
 from gateway.workers.usage.hold_sweeper import HoldSweeper
 from gateway.workers.usage.reconciliation import NightlyReconciliation, Reconciler
 from gateway.workers.usage.retention import MonthPartitionWorker, RetentionWorker
@@ -80,11 +83,19 @@ def _usage_storage(config: Config, database: Database, journal: Journal) -> tupl
     sinks = () if usage.sink is None else (UsageSink(database, usage.sink),)
     if usage.keep_months is None:
         return sinks
-    archive = None if usage.archive is None else ArchiveFolder(usage.archive, usage.archive_format)
+    archives = None if usage.archive is None else Archives(_archive_place(config, usage.archive), usage.archive_format)
     worker = RetentionWorker(
-        database, journal, keep_months=usage.keep_months, archive=archive, has_sink=usage.sink is not None
+        database, journal, keep_months=usage.keep_months, archives=archives, has_sink=usage.sink is not None
     )
     return (*sinks, worker)
+
+
+def _archive_place(config: Config, archive: Path | Bucket) -> ArchivePlace:
+    if isinstance(archive, Path):
+        return ArchiveFolder(archive)
+    from gateway.workers.usage.archive_bucket import ArchiveBucket  # here, since it needs an extra
+
+    return ArchiveBucket(archive, config.data_dir / "archive-drafts")
 
 
 @asynccontextmanager

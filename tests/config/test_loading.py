@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 
 from gateway.config import Address, Config, ConfigError, ConfigProblem, load
+from gateway.config.operation.records import Bucket
 from gateway.config.secrets import COMMAND
 from policies.billing.money import CreditValue
 from policies.pricing.price import Price
@@ -159,7 +160,39 @@ def test_archive_is_a_folder_for_months_that_are_dropped(load_text: Load, proble
     assert kept.archive == Path("archive").absolute()
     assert load_text("usage: {keep_months: 13}").usage.archive is None
     assert "archive needs keep_months" in str(problems_of("usage: {archive: /var/archive}"))
-    assert "mount a bucket" in str(problems_of("usage: {keep_months: 1, archive: 's3://bucket/archive'}"))
+
+
+def test_archive_is_a_bucket_of_s3_where_its_url_says_so(load_text: Load, problems_of: Problems) -> None:
+    def written(url: str) -> str:
+        return f"usage: {{keep_months: 13, archive: '{url}'}}"
+
+    assert load_text(written("s3://usage/gateway/eu/")).usage.archive == Bucket("usage", "gateway/eu")
+    assert [str(Bucket("usage", prefix)) for prefix in ("", "a/b")] == ["s3://usage", "s3://usage/a/b"]
+    assert [Bucket("usage", prefix).key("x") for prefix in ("", "a/b")] == ["x", "a/b/x"]
+    for url, problem in {
+        "s3://": "names no bucket",
+        "s3:///prefix": "names no bucket",
+        "gs://usage/prefix": "must be the path of a folder, or s3://bucket/prefix",
+        "s3://key:secret@usage/prefix": "credentials, region and endpoint are taken from AWS_* variables",
+        "s3://usage/prefix?endpoint=http://127.0.0.1": "taken from AWS_* variables",
+        "s3://usage//prefix": "must be s3://bucket/prefix",
+        "s3://u": "must be s3://bucket/prefix",
+    }.items():
+        (found,) = problems_of(written(url))
+        assert problem in str(found), url
+        assert "secret" not in str(found)
+
+
+@pytest.mark.parametrize("role", ["proxy", "admin", "worker"])
+def test_only_workers_need_the_extra_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    monkeypatch.setattr("gateway.config.operation.records.find_spec", lambda name: None)  # noqa: ARG005 - as it is called
+    file = tmp_path / "gateway.yaml"
+    file.write_text("usage: {keep_months: 13, archive: 's3://usage'}")
+    if role != "worker":
+        assert load(file, SECRETS, roles=(role,)).usage.archive == Bucket("usage", "")
+        return
+    with pytest.raises(ConfigError, match="usage.archive: needs the extra `s3`"):
+        load(file, SECRETS, roles=(role,))
 
 
 def test_parquet_archives_need_their_extra(

@@ -1,6 +1,6 @@
 """Archives of months: a gzip file of CSV or a Parquet file for each, and beside it the facts that verify it.
 
-The facts are written last, once the file has been read back from disk. So a file without them is not complete.
+The facts are added last, once the file has been read back. So a file without them is not complete.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,15 +24,12 @@ from gateway.clock import now
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.bulk_copy import Write
 from gateway.ledger.db.month_partitions import MonthPartition
+from gateway.workers.usage.archive_folder import ArchiveFailed, ArchivePlace, measure
 
 ArchiveFormat = Literal["csv", "parquet"]
 
 _CHUNK_BYTES = 1 << 20
 _SUFFIX: dict[ArchiveFormat, str] = {"csv": "csv.gz", "parquet": "parquet"}
-
-
-class ArchiveFailed(Exception):  # noqa: N818 - named for the condition
-    """The archive could not be written, or the disk does not give back what was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,92 +47,117 @@ class Archive:
     release: str
 
 
-class ArchiveFolder:
-    """The folder of the archives. Every method raises ArchiveFailed. Parquet needs the extra `parquet`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Export:
+    """The rows of a month as a gzip file of CSV."""
 
-    def __init__(self, folder: Path, archive_format: ArchiveFormat = "csv") -> None:
-        self._folder = folder
+    source: Path
+    partition: MonthPartition
+    rows: int
+    content_sha256: str
+
+    def describe(self, draft: Path, file: str) -> Archive:
+        size, digest = measure(draft)
+        return Archive(
+            file=file,
+            table=self.partition.table,
+            month=f"{self.partition.begins:%Y-%m}",
+            rows=self.rows,
+            bytes=size,
+            sha256=digest,
+            content_sha256=self.content_sha256,
+            created_at=now().isoformat(timespec="seconds"),
+            release=version("metering-gateway"),
+        )
+
+
+class Archives:
+    """Exports months to where archives are kept. Every method raises ArchiveFailed.
+
+    Parquet needs the extra `parquet`.
+    """
+
+    def __init__(self, place: ArchivePlace, archive_format: ArchiveFormat = "csv") -> None:
+        self._place = place
         self._format = archive_format
 
-    def check(self) -> None:
-        """Creates the folder if it is missing, and finds whether files can be written there."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = self._folder / ".probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ArchiveFailed(f"{self._folder} cannot be written: {error.strerror}") from error
+    async def check(self) -> None:
+        """Finds whether files can be written there."""
+        await asyncio.to_thread(self._place.check)
 
     async def add(self, connection: AsyncConnection, partition: MonthPartition) -> Archive:
         """Exports the partition, which must not change before the end of the transaction.
 
         Keeps a complete archive that has the same content, and never replaces one that has another.
         """
-        drafts = {each: self._folder / f"{partition.name}.{each}.part" for each in _SUFFIX}
-        draft = drafts[self._format]
+        source = self._draft(partition, "csv")
         try:
-            rows, content = await export_gzip(
-                drafts["csv"], partial(month_partitions.export_csv, connection, partition)
-            )
-            await asyncio.to_thread(_verify, drafts["csv"], content)
-            stem = self._free_name(partition.name, content)
-            if (present := self._read(stem)) is not None:
-                return present
-            if self._format == "parquet":
-                await asyncio.to_thread(_convert, drafts["csv"], draft, partition.table)
-            size, digest = await asyncio.to_thread(_measure, draft)
-            archive = Archive(
-                file=f"{stem}.{_SUFFIX[self._format]}",
-                table=partition.table,
-                month=f"{partition.begins:%Y-%m}",
-                rows=rows,
-                bytes=size,
-                sha256=digest,
-                content_sha256=content,
-                created_at=now().isoformat(timespec="seconds"),
-                release=version("metering-gateway"),
-            )
-            await asyncio.to_thread(self._publish, draft, archive, stem)
+            rows, content = await export_gzip(source, partial(month_partitions.export_csv, connection, partition))
+            export = _Export(source=source, partition=partition, rows=rows, content_sha256=content)
+            return await asyncio.to_thread(self._complete, export)
         except OSError as error:
             raise ArchiveFailed(f"{partition.name} cannot be archived: {error.strerror or error}") from error
         finally:
-            for each in drafts.values():
-                each.unlink(missing_ok=True)
-        return archive
+            for each in _SUFFIX:
+                self._draft(partition, each).unlink(missing_ok=True)
 
-    def _free_name(self, name: str, content: str) -> str:
-        """The name of the archive with this content, else the first that no complete archive has.
+    def _draft(self, partition: MonthPartition, archive_format: ArchiveFormat) -> Path:
+        return self._place.drafts / f"{partition.name}.{archive_format}.part"
+
+    def _complete(self, export: _Export) -> Archive:
+        """Gives the archive with this content; if there is none, adds it under the first name that is free.
 
         A restored backup may bring back a month that was archived, with other content.
         """
-        for number in count(1):
-            stem = name if number == 1 else f"{name}.{number}"
-            present = self._read(stem)
-            if present is None or present.content_sha256 == content:
-                return stem
+        _verify(export.source, export.content_sha256)
+        draft: Path | None = None
+        for stem in _stems(export.partition.name):
+            if facts := self._place.read(f"{stem}.json"):
+                if (present := self._present(facts, export.content_sha256)) is not None:
+                    return present
+                continue
+            draft = draft or self._convert(export)
+            archive = export.describe(draft, f"{stem}.{_SUFFIX[self._format]}")
+            if self._publish(draft, archive, stem):
+                return archive
         raise AssertionError("unreachable")
 
-    def _read(self, stem: str) -> Archive | None:
-        """The facts of a complete archive; None where there is none of this name."""
+    def _present(self, facts: bytes, content: str) -> Archive | None:
+        """The archive of these facts; None if it has other content, or its file is not as they say."""
         try:
-            archive = Archive(**json.loads((self._folder / f"{stem}.json").read_bytes()))
-        except (FileNotFoundError, TypeError, ValueError):
+            archive = Archive(**json.loads(facts))
+        except (TypeError, ValueError):
             return None
-        return archive if (self._folder / archive.file).exists() else None
+        if archive.content_sha256 != content or self._place.measure(archive.file) != (archive.bytes, archive.sha256):
+            return None
+        return archive
 
-    def _publish(self, draft: Path, archive: Archive, stem: str) -> None:
-        draft.replace(self._folder / archive.file)
-        facts = self._folder / f"{stem}.json.part"
-        with facts.open("wb") as raw:
-            raw.write(f"{json.dumps(asdict(archive), indent=1)}\n".encode())
-            _flush(raw)
-        facts.replace(self._folder / f"{stem}.json")
-        descriptor = os.open(self._folder, os.O_RDONLY)
+    def _convert(self, export: _Export) -> Path:
+        """Gives the draft in the format of the archives."""
+        if self._format == "csv":
+            return export.source
+        from gateway.workers.usage import parquet  # here, since it needs an extra
+
+        draft = self._draft(export.partition, self._format)
+        parquet.convert(export.source, draft, export.partition.table)
+        return draft
+
+    def _publish(self, draft: Path, archive: Archive, stem: str) -> bool:
+        """False if another file has one of the names, and is not to be replaced."""
+        if not self._place.add(draft, archive.file):
+            return False
+        facts = self._place.drafts / f"{stem}.json.part"
         try:
-            os.fsync(descriptor)  # the names, so that they outlast a loss of power as the dropped month does
+            with facts.open("wb") as raw:
+                raw.write(f"{json.dumps(asdict(archive), indent=1)}\n".encode())
+                _flush(raw)
+            return self._place.add(facts, f"{stem}.json")
         finally:
-            os.close(descriptor)
+            facts.unlink(missing_ok=True)
+
+
+def _stems(name: str) -> Iterator[str]:
+    return (name if number == 1 else f"{name}.{number}" for number in count(1))
 
 
 async def export_gzip(path: Path, export: Callable[[Write], Awaitable[int]]) -> tuple[int, str]:
@@ -173,15 +195,3 @@ def _verify(path: Path, content: str) -> None:
             read.update(chunk)
     if read.hexdigest() != content:
         raise ArchiveFailed(f"{path} does not hold what was written")
-
-
-def _convert(source: Path, target: Path, table: str) -> None:
-    from gateway.workers.usage import parquet  # here, since it needs an extra
-
-    parquet.convert(source, target, table)
-
-
-def _measure(path: Path) -> tuple[int, str]:
-    """Gives size and hash of the file."""
-    with path.open("rb") as raw:
-        return path.stat().st_size, hashlib.file_digest(raw, "sha256").hexdigest()

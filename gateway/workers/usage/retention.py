@@ -16,7 +16,8 @@ from gateway.ledger.db.month_partitions import MonthPartition
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import sink_hours
 from gateway.meter.journal import Journal
-from gateway.workers.usage.archives import Archive, ArchiveFailed, ArchiveFolder
+from gateway.workers.usage.archive_folder import ArchiveFailed
+from gateway.workers.usage.archives import Archive, Archives
 
 ACTOR = "worker:retention"
 
@@ -48,7 +49,7 @@ class MonthPartitionWorker:
 
 
 class RetentionWorker:
-    """Drops months before the last `keep_months`; with an `archive` it exports each of them before.
+    """Drops months before the last `keep_months`; with `archives` it exports each of them before.
 
     A month stays while the journal has an entry of it: the entry's row prevents a second charge. It stays, too, while
     it has no complete archive, and with `has_sink` while the sink lacks rows of it.
@@ -62,14 +63,14 @@ class RetentionWorker:
         journal: Journal,
         *,
         keep_months: int,
-        archive: ArchiveFolder | None = None,
+        archives: Archives | None = None,
         has_sink: bool = False,
         now: Callable[[], datetime] = clock.now,
     ) -> None:
         self._database = database
         self._journal = journal
         self._keep_months = keep_months
-        self._archive = archive
+        self._archives = archives
         self._has_sink = has_sink
         self._now = now
 
@@ -85,8 +86,8 @@ class RetentionWorker:
             async with self._database.read() as connection:
                 if await month_partitions.list_ended(connection, kept_from):
                     await self._check_sink(connection, kept_from)  # else a month may be archived in vain
-            if self._archive is not None:
-                return await self._archive_and_drop(self._archive, kept_from)
+            if self._archives is not None:
+                return await self._archive_and_drop(self._archives, kept_from)
             return await self._drop(kept_from)
         except _SinkBehind:
             log.error("usage_not_dropped", reason="the sink lacks rows as old")
@@ -107,26 +108,26 @@ class RetentionWorker:
                 await self._record(connection, partition, None)
         return len(ended)
 
-    async def _archive_and_drop(self, folder: ArchiveFolder, kept_from: datetime) -> int:
+    async def _archive_and_drop(self, archives: Archives, kept_from: datetime) -> int:
         """A failure is logged and counted, and tried again in an hour: an export may take minutes."""
         dropped = 0
         try:
-            folder.check()
+            await archives.check()
             async with self._database.read() as connection:
                 ended = await month_partitions.list_ended(connection, kept_from)
             for partition in ended:
-                dropped += await self._archive_one(folder, partition)
+                dropped += await self._archive_one(archives, partition)
         except ArchiveFailed as error:
             metrics.ARCHIVE_FAILURES.inc()
             log.error("usage_not_archived", reason=str(error))
         return dropped
 
-    async def _archive_one(self, folder: ArchiveFolder, partition: MonthPartition) -> int:
+    async def _archive_one(self, archives: Archives, partition: MonthPartition) -> int:
         """One transaction freezes the rows, exports and drops them, so what is dropped is what was exported."""
         async with self._database.transaction() as connection:
             if not await month_partitions.freeze(connection, partition):
                 return 0
-            archive = await folder.add(connection, partition)
+            archive = await archives.add(connection, partition)
             await month_partitions.drop(connection, [partition])
             await self._check_sink(connection, partition.ends)
             await self._record(connection, partition, archive)

@@ -27,7 +27,8 @@ from gateway.ledger.db.month_partitions import MonthPartition
 from gateway.ledger.db.tables import metadata
 from gateway.ledger.usage.ingestion import ingest
 from gateway.workers.usage import archives, parquet
-from gateway.workers.usage.archives import ArchiveFolder, ArchiveFormat
+from gateway.workers.usage.archive_folder import ArchiveFolder
+from gateway.workers.usage.archives import ArchiveFormat, Archives
 from gateway.workers.usage.retention import RetentionWorker
 from policies.usage.records import text as escaped
 from tests.ledger.make import a_line
@@ -55,8 +56,12 @@ async def months(backend: Backend) -> Backend:
 
 
 def retention(backend: Backend, folder: Path, archive_format: ArchiveFormat = "csv") -> RetentionWorker:
-    archive = ArchiveFolder(folder, archive_format)
-    return RetentionWorker(backend.database, backend.journal, keep_months=2, archive=archive, now=lambda: NOW)
+    archives = archives_in(folder, archive_format)
+    return RetentionWorker(backend.database, backend.journal, keep_months=2, archives=archives, now=lambda: NOW)
+
+
+def archives_in(folder: Path, archive_format: ArchiveFormat = "csv") -> Archives:
+    return Archives(ArchiveFolder(folder), archive_format)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -106,8 +111,8 @@ async def test_archived_month_has_every_row_and_its_facts(months: Backend, tmp_p
 async def test_parquet_archive_equals_the_table_row_by_row(months: Backend, tmp_path: Path, table: str) -> None:
     december, columns = MonthPartition(table, datetime(2025, 12, 1, tzinfo=UTC)), metadata.tables[table].c
     async with months.database.transaction() as connection:
-        as_csv = await ArchiveFolder(tmp_path).add(connection, december)
-        as_parquet = await ArchiveFolder(_made(tmp_path / "parquet"), "parquet").add(connection, december)
+        as_csv = await archives_in(tmp_path).add(connection, december)
+        as_parquet = await archives_in(_made(tmp_path / "parquet"), "parquet").add(connection, december)
         query = select(*columns).where(columns.created_at < KEPT).order_by(columns.created_at)
         rows = [dict(row._mapping) for row in await connection.execute(query)]
     assert (as_parquet.file, as_parquet.rows) == (f"{table}_2025_12.parquet", len(rows))
@@ -187,7 +192,7 @@ async def test_parquet_row_groups_have_bounded_bytes(
 async def test_parquet_archive_of_a_month_without_rows_has_its_columns(months: Backend, tmp_path: Path) -> None:
     february = MonthPartition("analysis_history", datetime(2026, 2, 1, tzinfo=UTC))
     async with months.database.transaction() as connection:
-        archive = await ArchiveFolder(tmp_path, "parquet").add(connection, february)
+        archive = await archives_in(tmp_path, "parquet").add(connection, february)
     read = pa_parquet.read_table(tmp_path / archive.file)
     assert (archive.rows, read.num_rows) == (0, 0)
     assert set(read.column_names) == {column.name for column in metadata.tables["analysis_history"].c}
@@ -196,10 +201,10 @@ async def test_parquet_archive_of_a_month_without_rows_has_its_columns(months: B
 async def test_another_format_keeps_the_archive_of_the_same_rows(months: Backend, tmp_path: Path) -> None:
     december = MonthPartition("usage_tracking", datetime(2025, 12, 1, tzinfo=UTC))
     async with months.database.transaction() as connection:
-        first = await ArchiveFolder(tmp_path).add(connection, december)
-        assert await ArchiveFolder(tmp_path, "parquet").add(connection, december) == first
+        first = await archives_in(tmp_path).add(connection, december)
+        assert await archives_in(tmp_path, "parquet").add(connection, december) == first
         await connection.execute(text("DELETE FROM usage_tracking_2025_12 WHERE cost_usd IS NULL"))
-        other = await ArchiveFolder(tmp_path, "parquet").add(connection, december)
+        other = await archives_in(tmp_path, "parquet").add(connection, december)
     assert other.file == "usage_tracking_2025_12.2.parquet"
 
 
