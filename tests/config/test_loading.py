@@ -191,7 +191,7 @@ def test_only_workers_need_the_extra_of_s3(tmp_path: Path, monkeypatch: pytest.M
     if role != "worker":
         assert load(file, SECRETS, roles=(role,)).usage.archive == Bucket("usage", "")
         return
-    with pytest.raises(ConfigError, match="usage.archive: needs the extra `s3`"):
+    with pytest.raises(ConfigError, match="extra `s3`"):
         load(file, SECRETS, roles=(role,))
 
 

@@ -14,7 +14,6 @@ from pydantic import BeforeValidator, Field
 from gateway.config.quantities import Kind, Positive, Size, about
 from policies import idempotency
 
-
 # The rules of S3 for names, and what other servers of its protocol and old buckets allow besides.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", re.ASCII)
 _PREFIX = re.compile(r"(/[A-Za-z0-9._=!'()*-]+)*/?", re.ASCII)

@@ -16,7 +16,6 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
-from prometheus_client import REGISTRY
 from pyarrow import parquet as pa_parquet
 from sqlalchemy import select, text
 
@@ -33,26 +32,7 @@ from gateway.workers.usage.retention import RetentionWorker
 from policies.usage.records import text as escaped
 from tests.ledger.make import a_line
 from tests.workers.conftest import Backend
-
-NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
-OLD, KEPT = datetime(2025, 12, 31, 23, 59, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
-AWKWARD = 'a "quoted", comma\nand a line: é'
-
-
-@pytest.fixture
-async def months(backend: Backend) -> Backend:
-    """Two calls in December, the older one second, one in January; with months for both tables."""
-    async with backend.database.transaction() as connection:
-        await month_partitions.create_missing(connection, now=OLD, months_ahead=3)
-    user_id = await backend.a_user()
-    async with backend.database.transaction() as connection:
-        lines = [
-            a_line(user_id, at=OLD, category=escaped(AWKWARD), usage_type="analysis", file_name="x.csv"),
-            a_line(user_id, at=OLD - timedelta(days=1), cost_usd="0.012345", metadata='{"a": 1}'),
-            a_line(user_id, at=KEPT),
-        ]
-        await ingest(connection, lines)
-    return backend
+from tests.workers.usage.conftest import AWKWARD, KEPT, NOW, OLD, failures, names
 
 
 def retention(backend: Backend, folder: Path, archive_format: ArchiveFormat = "csv") -> RetentionWorker:
@@ -74,17 +54,8 @@ def facts_of(path: Path) -> dict[str, Any]:
     return facts
 
 
-async def names(backend: Backend) -> list[str]:
-    async with backend.database.read() as connection:
-        return [each.name for each in await month_partitions.list_partitions(connection) if each.begins < NOW]
-
-
 def files_in(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
-
-
-def failures() -> float:
-    return REGISTRY.get_sample_value("gateway_usage_archive_failures_total") or 0.0
 
 
 async def test_archived_month_has_every_row_and_its_facts(months: Backend, tmp_path: Path) -> None:
