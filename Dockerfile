@@ -1,5 +1,5 @@
-# The image lacks the extras: `parquet` (`usage.sink`, `archive_format: parquet`), `oidc`, `tracing`, `costs`, `mysql` and
-# `scripts`. One that has them all, some 300 MB larger, each package by its hash too:
+# The image lacks the extras: `parquet` (`usage.sink`, `archive_format: parquet`), `s3` (`usage.archive` in a bucket), `oidc`,
+# `tracing`, `costs`, `mysql` and `scripts`. One that has them all, some 300 MB larger, each package by its hash too:
 #
 #   docker build --build-arg LOCK=requirements-extras.lock .
 FROM python:3.13-slim AS build

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOCK_FILES = ("requirements.lock", "requirements-dev.lock", "requirements-server.lock", "requirements-extras.lock")
-EXTRAS = ("costs", "mysql", "oidc", "parquet", "scripts", "tracing")
+EXTRAS = ("costs", "mysql", "oidc", "parquet", "s3", "scripts", "tracing")
 NODE_CLIENTS = "tests/guarantees/ai/node"
 
 

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from gateway.config.operation.records import Bucket
 from gateway.workers.usage.archive_folder import ArchiveFailed, check_folder, measure
 
-PART_BYTES = 32 << 20  # what an upload holds in memory; S3 takes 10,000 parts
+PART_BYTES = 32 << 20  # an upload holds two in memory; S3 takes 10,000
 
 _CHUNK_BYTES = 1 << 20
 _PROBE = ".probe"
@@ -74,10 +73,9 @@ class ArchiveBucket:
     def _upload(self, draft: Path, name: str) -> bool:
         """False if there is an object of this name."""
         with draft.open("rb") as raw:
-            first = raw.read(PART_BYTES)
-            if len(first) < PART_BYTES:
-                return self._create(name, first)
-            return self._upload_parts(chain([first], iter(partial(raw.read, PART_BYTES), b"")), name)
+            if draft.stat().st_size <= PART_BYTES:
+                return self._create(name, raw.read())
+            return self._upload_parts(iter(partial(raw.read, PART_BYTES), b""), name)
 
     def _create(self, name: str, body: bytes) -> bool:
         """False if there is an object of this name."""

@@ -107,7 +107,7 @@ def retention(backend: Backend, place: ArchivePlace, archive_format: ArchiveForm
     return RetentionWorker(backend.database, backend.journal, keep_months=2, archives=archives, now=lambda: NOW)
 
 
-async def month_again(backend: Backend, *lines: str) -> None:
+async def month_again(backend: Backend, *lines: bytes) -> None:
     """December of calls once more, as a restored backup has it."""
     async with backend.database.transaction() as connection:
         await month_partitions.create(connection, [MonthPartition("usage_tracking", datetime(2025, 12, 1, tzinfo=UTC))])
