@@ -112,7 +112,7 @@ class Archives:
         _verify(export.source, export.content_sha256)
         draft: Path | None = None
         for stem in _stems(export.partition.name):
-            if facts := self._place.read(f"{stem}.json"):
+            if (facts := self._place.read(f"{stem}.json")) is not None:
                 if (present := self._present(facts, export.content_sha256)) is not None:
                     return present
                 continue
