@@ -67,7 +67,8 @@ def account(over: str) -> dict[str, Make]:
     documents = ("/plans", "/openapi.json", "/docs", "/problems", "/problems/not_found")
     expired = AccessTokens(JWT_SECRET, lifetime=timedelta(hours=-1)).issue(uuid4(), uuid4())
     forged = AccessTokens("another secret", lifetime=timedelta(hours=1)).issue(uuid4(), uuid4())
-    unknown_fields = json.dumps({f"{number:x}": 0 for number in range(1_500)})
+    # As long as may be, and as long as is parsed whatever it is.
+    unknown_fields, fewer_fields = (json.dumps({f"{number:x}": 0 for number in range(most)}) for most in (1_500, 430))
     return {
         **{path: _same(written(f"GET {path}")) for path in documents},
         "unknown path": _same(written("GET /me/nothing/at/all")),
@@ -85,6 +86,7 @@ def account(over: str) -> dict[str, Make]:
             [written(f"POST /auth/{path}", "content-type: text/plain", body="{}") for path in _LOGIN_PATHS]
         ),
         "15 KiB of unknown fields": _same(_posted("login", unknown_fields)),
+        "4 KiB of unknown fields": _same(_posted("login", fewer_fields)),
         "body above the limit": _same(_posted("login", " " * 20_000)),
         **_logins(),
         **_webhooks(),
