@@ -51,6 +51,7 @@ class Sink:
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.begun = 0
+        self.uploading: set[socket.socket] = set()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self._connections: list[socket.socket] = []
@@ -92,7 +93,9 @@ class Sink:
         length = _LENGTH.search(head + b"\r\n")
         size = int(length[1]) if length else 0
         left = size - len(rest)
+        self.uploading.add(connection)
         while left and (read := connection.recv_into(buffer)):
             left -= read
+        self.uploading.discard(connection)
         self.sizes.append(size - left)
         connection.sendall(ANSWER)
