@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.ports import free_ports
+
 PATIENCE_SECONDS = 60.0  # only a failure waits so long
 SERVERS = ("master", "volume", "filer", "s3")
 
@@ -31,7 +33,7 @@ def running(program: str, folder: Path, users: dict[str, list[str]]) -> Iterator
         for name, actions in users.items()
     ]
     (folder / "users.json").write_text(json.dumps({"identities": identities}))
-    ports = dict(zip((f"{each}.port{kind}" for each in SERVERS for kind in ("", ".grpc")), _free_ports(8), strict=True))
+    ports = dict(zip((f"{each}.port{kind}" for each in SERVERS for kind in ("", ".grpc")), free_ports(8), strict=True))
     settings: dict[str, object] = {
         "dir": folder,
         "ip": "127.0.0.1",
@@ -77,11 +79,3 @@ def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(log.read_text(errors="replace")[-2000:]) from None
             time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

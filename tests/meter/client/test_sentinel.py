@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterUnavailable, UnsupportedServer
 from gateway.meter.client.sentinel import SentinelUrl
 from gateway.meter.client.topology import Address
+from tests.support.ports import free_ports
 
 PASSWORD, SENTINEL_PASSWORD = "pass/word", "watch#er"
 DATABASE = 3
@@ -75,7 +75,7 @@ class Site:
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    found = Site(tmp_path, *_free_ports(4))
+    found = Site(tmp_path, *free_ports(4))
     passwords = {"password": PASSWORD, "sentinel_password": SENTINEL_PASSWORD}
     found.start(found.primary, SERVER.format(port=found.primary, **passwords))
     follows = f"replicaof 127.0.0.1 {found.primary}\n"
@@ -154,11 +154,3 @@ async def _has_replica(client: Redis) -> bool:
 async def _knows_replica(client: Redis) -> bool:
     known = await client.sentinel_master("main")
     return isinstance(known, dict) and known["num-slaves"] == 1
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

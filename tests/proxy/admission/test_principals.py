@@ -181,7 +181,8 @@ async def test_known_keys_cost_their_address_no_pace(data_plane: DataPlane, redi
     principals = principals_of(data_plane.database, redis_client, {1: b"p" * 32})
     for _ in range(UNKNOWN_KEYS_FROM_ADDRESS.burst + 5):
         principals._callers.clear()
-        await principals.get(account.key.encode(), address="192.0.2.1")
+        caller = await principals.get(account.key.encode(), address="192.0.2.1")
+        assert caller.key_id == account.key_id
 
 
 async def test_first_calls_by_a_known_key_are_one_look_up_of_its_address(

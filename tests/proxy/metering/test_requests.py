@@ -241,7 +241,8 @@ def test_ambiguous_body_is_refused(content: bytes, padding: bytes) -> None:
     ],
 )
 def test_unambiguous_body_is_taken(content: bytes, small_bytes: int) -> None:
-    read_fields(content, select("model", "stream"), small_bytes=small_bytes)
+    found = read_fields(content, select("model", "stream"), small_bytes=small_bytes)
+    assert found == {name: value for name, value in json.loads(content).items() if name in ("model", "stream")}
 
 
 @pytest.mark.parametrize(
