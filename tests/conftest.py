@@ -26,6 +26,7 @@ from gateway.embedded.stores import Stores
 from gateway.embedded.valkey import Valkey
 from gateway.ledger.db import schema, session
 from gateway.ledger.db.session import Database
+from gateway.meter import recovery
 from tests.support import databases
 from tests.support.sampling import IS_FULL, measured
 
@@ -144,9 +145,10 @@ async def _refuse_to_start(*_arguments: object) -> Never:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _patience_with_postgresql() -> Iterator[None]:
-    """PostgreSQL may take as long as a machine that is busy with other things needs, but where a test says how long."""
+def _patience_with_stores() -> Iterator[None]:
+    """Stores may take as long as a machine that is busy with other things needs, but where a test says how long."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "REENTER_SECONDS", PATIENCE_SECONDS)
         patch.setattr(session, "CONNECT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
         for bound in ("statement_timeout_seconds", "lock_timeout_seconds"):
             patch.setitem(Database.__init__.__kwdefaults__ or {}, bound, PATIENCE_SECONDS)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.meter import epochs
+from gateway.meter import epochs, recovery
 from gateway.meter.admissions import Admission
 from gateway.meter.client.client import RedisClient
 from gateway.meter.client.errors import MeterUnavailable, NotSent
@@ -152,7 +152,8 @@ async def test_epoch_loads_nothing_while_gateways_replay(site: Site, monkeypatch
     assert await site.load(meter) is LoadResult.LOADED
 
 
-async def test_call_waits_for_the_first_epoch_and_for_no_later_one(site: Site) -> None:
+async def test_call_waits_for_the_first_epoch_and_for_no_later_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "REENTER_SECONDS", REENTER_SECONDS)
     register = Slow()
     meter = site.gateway(register)
     loading = asyncio.create_task(site.load(meter))
