@@ -55,3 +55,17 @@ async def test_head_answers_as_get_without_the_body(admin_api: AdminApi, path: s
     head, read = await admin_api.client.head(path), await admin_api.client.get(path)
     assert (head.status_code, head.content) == (read.status_code, b"")
     assert head.headers.get("content-type") == read.headers.get("content-type")
+
+
+@pytest.mark.parametrize(
+    ("noun", "change"), [("plans", {"price": "2"}), ("users", {"name": "Ada"}), ("products", {"is_active": False})]
+)
+async def test_deletion_of_an_object_that_has_changed_since_is_refused(
+    admin_api: AdminApi, noun: str, change: dict[str, Any]
+) -> None:
+    path = f"/admin/v1{await make(admin_api, noun)}"
+    tag = (await admin_api.client.get(path)).headers["etag"]
+    await admin_api.client.patch(path, json=change)
+    stale = await admin_api.client.delete(path, headers={"if-match": tag})
+    assert (stale.status_code, stale.json()["code"]) == (412, "precondition_failed")
+    assert (await admin_api.client.delete(path, headers={"if-match": "*"})).status_code == 204

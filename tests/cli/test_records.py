@@ -180,7 +180,8 @@ async def test_failed_command_prints_one_line_and_exits_with_1(place: Place, ada
 
 
 async def test_wrong_usage_exits_with_2(place: Place) -> None:
-    wrong = (("users", "create"), ("keys", "revoke", "nonsense"))
+    too_many = ("credits", "grant", "--user", "a@example.com", "--amount", str(10**12 + 1), "--reason", "x")
+    wrong = (("users", "create"), ("keys", "revoke", "nonsense"), too_many)
     for answer in await asyncio.gather(*(place.run(*arguments) for arguments in wrong)):
         assert (answer.code, answer.out) == (2, ""), answer
         assert "Usage:" in answer.err
@@ -242,3 +243,14 @@ async def test_report_of_a_month_is_printed_as_tables_json_and_csv(place: Place,
     assert ada["plan"] == "team"
     for wrong in ("2026-13", "x", "2099-01"):
         assert (await place.run("report", wrong)).code == 2
+
+
+async def test_rotated_key_has_expired_and_is_audited(place: Place) -> None:
+    user = (await place.run("users", "create", "--email", "rotates@example.com", "--json")).value()
+    old = (await place.run("keys", "create", "--user", user["id"], "--json")).value()
+    new = (await place.run("keys", "rotate", old["id"], "--json")).value()
+    listed = (await place.run("keys", "list", "--user", user["id"], "--json")).values()
+    assert {each["id"]: each["status"] for each in listed} == {old["id"]: "expired", new["id"]: "active"}
+    async with place.database.read() as connection:
+        entries = (await audit_log.list_entries(connection, AuditFilter(entity="key", entity_id=old["id"]))).data
+    assert [entry.action for entry in entries] == ["keys.rotate", "keys.create"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from decimal import Decimal
@@ -138,6 +139,10 @@ async def test_lemon_squeezy_pack_refund_by_an_operator_is_booked_at_once(
             lemon_squeezy_stack.database, publish, missing={}, checkout_service=lemon_squeezy_stack.checkout_service
         )
     ) as operator:
+        some = wish | {"amount": "2.00"}
+        both = await asyncio.gather(*(operator.post("/admin/v1/refunds", json=some) for _ in range(2)))
+        assert sorted(each.status_code for each in both) == [201, 409]
+        assert next(each for each in both if each.status_code == 201).json()["refunded_amount"] == "2.00"
         answer = await operator.post("/admin/v1/refunds", json=wish)
         assert answer.status_code == 201, answer.text
         given_back = answer.json()

@@ -109,7 +109,8 @@ async def rotate_key(
             change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace
         )
         old, after = key_model(before, now()), key_model(retired, now())
-        await change.record("keys.rotate", "key", entity_id=key_id, before=old, after=after)
+        reason = body.reason if body else None
+        await change.record("keys.rotate", "key", entity_id=key_id, before=old, after=after, reason=reason)
         await change.record("keys.create", "key", entity_id=row.id, after=key_model(row, now()))
     return issued_key_model(row, secret.secret)
 

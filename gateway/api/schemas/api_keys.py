@@ -16,7 +16,6 @@ from gateway.api.schemas.pages import PatchModel, RequestModel, ResponseModel, u
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.catalogue import permissions
-from policies.model import KeyStatus
 
 ShownStatus = Literal["active", "disabled", "revoked", "expired"]
 CREDIT_CAP = (
@@ -80,14 +79,8 @@ async def check_permissions(connection: AsyncConnection, names: Collection[str] 
 
 def key_model(key: api_keys.ApiKey, instant: datetime) -> Key:
     """The key as it is at `instant`."""
-    status = _status(key, instant)
+    status = key.status_at(instant)
     return Key.model_validate({name: getattr(key, name) for name in Key.model_fields} | {"status": status})
-
-
-def _status(key: api_keys.ApiKey, instant: datetime) -> str:
-    """In the order of the checks of policies: revoked, expired, disabled."""
-    is_past = key.expires_at is not None and key.expires_at <= instant
-    return "expired" if is_past and key.status is not KeyStatus.REVOKED else str(key.status)
 
 
 def issued_key_model(key: api_keys.ApiKey, secret: str) -> IssuedKey:

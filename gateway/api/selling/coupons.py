@@ -14,6 +14,7 @@ from gateway.config.plans import Pack
 from gateway.ledger.catalogue.coupons import Coupon
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.session import Database
+from gateway.ledger.invoicing.issued_invoices import price_lines
 from gateway.ledger.payments import checkouts, redemptions
 from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.redemptions import CouponRefused, OpenCheckout, UnknownCoupon
@@ -56,10 +57,12 @@ class HeldCoupon:
 
 
 def offer_of_plan(plan: StoredPlan, *, quantity: int = 1) -> Purchase:
+    """Raises InUse for a quantity for which the plan's tiers have no price."""
     terms = plan.terms
+    lines = price_lines(terms.pricing, quantity, name=terms.name) if terms.tiers else ()
     return Purchase(
         id=plan.id,
-        price=terms.price * quantity,
+        price=sum((line.amount for line in lines), terms.price * quantity),
         currency=terms.currency,
         interval=terms.billing_interval,
         interval_count=terms.billing_interval_count,

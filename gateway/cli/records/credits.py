@@ -11,6 +11,7 @@ from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_
 from gateway.cli.transactions import ACTOR, find_user, run_in_transaction
 from gateway.ledger.audit import audit_log
 from gateway.ledger.credits import grants
+from policies.credits.allowances import MAX_PERIOD_CREDITS
 
 app = typer.Typer(help="Credits.", no_args_is_help=True)
 
@@ -23,7 +24,7 @@ def group() -> None:
 @app.command()
 def grant(
     user: Annotated[str, typer.Option(help="The user's id or e-mail address.")],
-    amount: Annotated[int, typer.Option(min=1, help="Whole credits.")],
+    amount: Annotated[int, typer.Option(min=1, max=MAX_PERIOD_CREDITS, help="Whole credits.")],
     reason: Annotated[str, typer.Option(help="Stands in the ledger for ever.")],
     config: ConfigFile = None,
     data_dir: DataDir = None,

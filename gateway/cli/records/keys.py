@@ -96,8 +96,9 @@ def rotate(
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         fingerprint = api_keys.fingerprint(secret, settings.secrets.peppers)
         retire_at = now() + timedelta(seconds=grace_seconds)
-        _, new = await api_keys.rotate(connection, key, fingerprint=fingerprint, retire_at=retire_at)
-        await _record(connection, "keys.rotate", new)
+        old, new = await api_keys.rotate(connection, key, fingerprint=fingerprint, retire_at=retire_at)
+        await _record(connection, "keys.rotate", old)
+        await _record(connection, "keys.create", new)
         return {**_key_fields(new), "key": secret.secret}
 
     print_object(run_in_transaction(settings, work), as_json=as_json)
@@ -110,7 +111,7 @@ def _key_fields(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "prefix": key.prefix,
         "last4": key.last4,
-        "status": str(key.status),
+        "status": key.status_at(now()),
         "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
         "created_at": key.created_at.isoformat(),
     }

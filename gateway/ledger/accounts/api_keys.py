@@ -40,6 +40,11 @@ class ApiKey:
     created_at: datetime
     updated_at: datetime
 
+    def status_at(self, instant: datetime) -> str:
+        """In the order of the checks of policies: revoked, expired, disabled."""
+        is_past = self.expires_at is not None and self.expires_at <= instant
+        return "expired" if is_past and self.status is not KeyStatus.REVOKED else str(self.status)
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:

@@ -81,7 +81,7 @@ async def record(
 
 async def match(connection: AsyncConnection, payment_id: UUID, *, wanted: Sequence[WantedAllocation] | None) -> Payment:
     """Matches what of a payment pays no invoice yet. Raises as `record`."""
-    payment = await _lock(connection, payment_id)
+    payment = await lock(connection, payment_id)
     left = await get_unmatched(connection, payment)
     if wanted is None:
         found = oldest_first(left, await _open_claims(connection, payment))
@@ -110,7 +110,7 @@ async def refund(
     connection: AsyncConnection, payment_id: UUID, *, amount: Decimal, at: datetime, reason: str | None = None
 ) -> Payment:
     """Records that money went back. Raises NotFound, InUse, and ValueError for more than the payment has."""
-    payment = await _lock(connection, payment_id)
+    payment = await lock(connection, payment_id)
     allocations = await list_allocations(connection, payment.id)
     overpaid = [await _claim(connection, each.invoice_id) for each in allocations]
     unmatched = await get_unmatched(connection, payment)
@@ -156,8 +156,8 @@ async def get_unmatched(connection: AsyncConnection, payment: Payment) -> Decima
     return payment.amount - payment.refunded_amount - Decimal(matched or 0)
 
 
-async def _lock(connection: AsyncConnection, payment_id: UUID) -> Payment:
-    """Raises NotFound, and InUse for a payment that a provider took."""
+async def lock(connection: AsyncConnection, payment_id: UUID) -> Payment:
+    """The payment, locked. Raises NotFound, and InUse for one that a provider took."""
     row = select(payment_transactions.c.id).where(payment_transactions.c.id == payment_id).with_for_update()
     if await connection.scalar(row) is None:
         raise NotFound("payment", payment_id)

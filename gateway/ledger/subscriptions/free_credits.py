@@ -61,18 +61,20 @@ _LOCK_PERSON = text("""
     SELECT pg_advisory_xact_lock(('x' || encode(substr(digest, 1, 8), 'hex'))::bit(64)::bigint)
       FROM (SELECT unnest(persons) AS digest FROM users WHERE id = :user_id ORDER BY 1) ordered
 """)
+# Tiers price a plan whose own price is 0.
+_IS_FREE = "p.price = 0 AND p.pricing_model IN ('flat', 'per_seat')"
 _FIND = text(f"""
     SELECT ended.period_anchor, ended.current_period_start, ended.current_period_end,
            me.email_verified_at IS NOT NULL AS is_verified,
            EXISTS (SELECT FROM subscriptions s JOIN subscription_plans p ON p.id = s.plan_id
-                    WHERE s.user_id <> me.id AND s.user_id IN ({OF_PERSON}) AND p.price = 0
+                    WHERE s.user_id <> me.id AND s.user_id IN ({OF_PERSON}) AND {_IS_FREE}
                       AND s.status IN ('trialing', 'active', 'past_due', 'paused') AND s.credits_withheld IS NULL
                   ) AS has_other
       FROM users me
       LEFT JOIN LATERAL (
            SELECT s.period_anchor, s.current_period_start, s.current_period_end
              FROM subscriptions s JOIN subscription_plans p ON p.id = s.plan_id
-            WHERE s.user_id IN ({OF_PERSON}) AND s.status IN ('canceled', 'expired') AND p.price = 0
+            WHERE s.user_id IN ({OF_PERSON}) AND s.status IN ('canceled', 'expired') AND {_IS_FREE}
               AND s.current_period_end > :now AND s.credits_withheld IS NULL
             ORDER BY s.current_period_end DESC LIMIT 1) ended ON true
      WHERE me.id = :user_id

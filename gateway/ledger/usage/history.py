@@ -17,6 +17,7 @@ from gateway.ledger.db.tables import analysis_history, usage_tracking
 
 ROWS_PER_FETCH = 500
 _UUID7 = 7
+_LAST = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp() * 1000)  # beyond, datetime has no days to add
 # The clocks of gateway and Redis differ by less, and no call waits longer for its admission.
 _NEAR = timedelta(days=1)
 
@@ -113,9 +114,10 @@ async def get_usage(connection: AsyncConnection, request_id: UUID) -> UsageRow |
 
 def span_of(request_id: UUID) -> tuple[datetime, datetime] | None:
     """When a call of this id was admitted, by the milliseconds of a UUIDv7; None for an id that does not tell."""
-    if request_id.version != _UUID7:
+    milliseconds = request_id.int >> 80
+    if request_id.version != _UUID7 or milliseconds > _LAST:
         return None
-    made_at = datetime.fromtimestamp((request_id.int >> 80) / 1000, UTC)
+    made_at = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return made_at - _NEAR, made_at + _NEAR
 
 

@@ -49,25 +49,27 @@ class Drains:
 
 
 class DisconnectWatch:
-    """Watches one client from here until `end`. Its call is drained if `is_worth_draining` says so, else cancelled.
+    """Watches one client from here until `end`.
 
-    `is_cancelled` says that it cancelled the task of the call.
+    `observe_disconnect` notes what the client had when it left, and tells whether the call is worth draining; one that
+    is not is cancelled. `is_cancelled` says that this watch cancelled the task of the call.
     """
 
-    __slots__ = ("_client", "_deadline", "_drains", "_is_worth_draining", "is_cancelled")
+    __slots__ = ("_client", "_deadline", "_drains", "_observe_disconnect", "is_cancelled")
 
-    def __init__(self, drains: Drains, client: Client, is_worth_draining: Callable[[], bool]) -> None:
+    def __init__(self, drains: Drains, client: Client, observe_disconnect: Callable[[], bool]) -> None:
         self.is_cancelled = False
         self._drains = drains
         self._client = client
-        self._is_worth_draining = is_worth_draining
+        self._observe_disconnect = observe_disconnect
         self._deadline: asyncio.TimerHandle | None = None
         client.on_disconnect = self.disconnected
         if client.is_disconnected:
             self.disconnected()  # during admission: the listener reports it only once
 
     def disconnected(self) -> None:
-        if self._drains.active >= MAX_DRAINS or not self._is_worth_draining():
+        is_worth_draining = self._observe_disconnect()  # also where no drain is free: the client may have had all of it
+        if not is_worth_draining or self._drains.active >= MAX_DRAINS:
             self._cancel()
             return
         self._drains.active += 1

@@ -73,7 +73,7 @@ class Forwarding:
 
     async def run(self, destination: Destination, receive: Receive, body: WholeBody | None) -> None:
         """Forwards, responds and settles, also after an unexpected exception."""
-        watch = DisconnectWatch(self._drains, self._client, self._on_disconnect)
+        watch = DisconnectWatch(self._drains, self._client, self._observe_disconnect)
         try:
             if self._client.is_disconnected:
                 raise ClientDisconnected
@@ -111,13 +111,13 @@ class Forwarding:
             if not self._call.is_settled:
                 await self._call.settle(Outcome.ABANDONED, None, error_code="internal_error")
 
-    def _on_disconnect(self) -> bool:
-        """Notes what the client had, and whether the call is worth draining.
+    def _observe_disconnect(self) -> bool:
+        """Notes what the client had; tells whether the call is worth draining.
 
         It is not while the request waits for a connection: nothing of it is sent then, and nothing will be.
         """
         call = self._call
-        call.observe_departure()
+        call.observe_disconnect()
         return not self._is_at_upstream or call.request is None or call.request.is_sent
 
     def _render(self, destination: Destination, body: WholeBody | None) -> Request:

@@ -127,7 +127,7 @@ class ActiveCall:
         charge, call = self._charge(Outcome.SUCCEEDED, status, NOT_MEASURED), self.admitted_call
         return bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut).credits
 
-    def observe_departure(self) -> None:
+    def observe_disconnect(self) -> None:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
         is_read = self.usage_meter is not None and self.usage_meter.reading().is_complete
         self.has_delivered_all = (

@@ -26,7 +26,8 @@ async def submit_alerts(page: Customer) -> Response:
     form = page.visit.form
 
     async def call() -> Alerts:
-        fields = {"percents": form.listed("percents"), "balance_below": form.whole("balance_below")}
+        percents = [int(word) if word.isdecimal() else word for word in form.listed("percents")]
+        fields = {"percents": percents, "balance_below": form.whole("balance_below")}
         return await alerts.change_alerts(AlertsPatch.model_validate(fields), page.me)
 
     if await form.submit(call) is None:

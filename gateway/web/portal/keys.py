@@ -56,17 +56,7 @@ async def submit_new_key(page: Customer) -> Response:
 @customers.get("/keys/{key_id}")
 async def show_key(page: Customer) -> Response:
     found = await _key(page)
-    form = Form(
-        defaults={
-            "name": found.name,
-            "credit_cap": found.credit_cap,
-            "allowed_ips": "\n".join(found.allowed_ips),
-            "permissions": " ".join(found.permissions or ()),
-            "expires_on": found.expires_at and found.expires_at.date(),
-            "is_disabled": found.status == "disabled",
-        }
-    )
-    return page.visit.render("portal/key.html", key=found, form=form)
+    return page.visit.render("portal/key.html", key=found, form=_form_of(found))
 
 
 @customers.post("/keys/{key_id}")
@@ -74,8 +64,7 @@ async def submit_key(page: Customer) -> Response:
     form, key_id = page.visit.form, uuid_in_path(page.visit, "key_id")
 
     async def call() -> Key:
-        status = "disabled" if form.is_checked("is_disabled") else "active"
-        patch = KeyPatch.model_validate({**_terms(form), "name": form.required("name"), "status": status})
+        patch = KeyPatch.model_validate({"name": form.required("name"), **_changes(form, await _key(page))})
         return await keys.change_key(key_id, patch, page.me)
 
     changed = await form.submit(call)
@@ -138,6 +127,32 @@ def _terms(form: Form) -> dict[str, Any]:
         "permissions": form.listed("permissions") or None,
         "expires_at": None if expires_on is None else _end_of(expires_on),
     }
+
+
+def _form_of(key: Key) -> Form:
+    return Form(
+        defaults={
+            "name": key.name,
+            "credit_cap": key.credit_cap,
+            "allowed_ips": "\n".join(key.allowed_ips),
+            "permissions": " ".join(key.permissions or ()),
+            "expires_on": key.expires_at and key.expires_at.date(),
+            "is_disabled": key.status == "disabled",
+        }
+    )
+
+
+def _changes(form: Form, key: Key) -> dict[str, Any]:
+    """What was edited. A field says less than the key has: a day for an instant, nothing for no permission at all."""
+    shown = _form_of(key)
+    changes = {name: term for name, term in _terms(form).items() if _words(form, name) != _words(shown, name)}
+    if form.is_checked("is_disabled") != shown.is_checked("is_disabled"):
+        changes["status"] = "disabled" if form.is_checked("is_disabled") else "active"
+    return changes
+
+
+def _words(form: Form, name: str) -> list[str]:
+    return form.shown(_FIELDS.get(name, name)).replace(",", " ").split()
 
 
 def _end_of(day: str) -> str:

@@ -29,7 +29,9 @@ async def test_alerts_are_the_usual_ones_until_they_are_chosen(account_api: Acco
         ({"percents": [0]}, "percents.0"),
         ({"percents": [101]}, "percents.0"),
         ({"percents": [1, 2, 3, 4, 5, 6]}, "percents"),
+        ({"percents": ["80"]}, "percents.0"),
         ({"balance_below": 0}, "balance_below"),
+        ({"balance_below": True}, "balance_below"),
         ({"balance_below": 10**12 + 1}, "balance_below"),
     ],
 )

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from gateway.clock import now
 from gateway.ledger.accounts import persons, users
 from gateway.ledger.catalogue import plans
-from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
+from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan, Tier
 from gateway.ledger.credits import grants
 from gateway.ledger.subscriptions import free_credits, lifecycle, renewals
 from policies.access.persons import digest
@@ -175,3 +175,14 @@ async def test_registered_account_has_the_digest_of_its_person(account_api: Acco
         assert made is not None
         kept = await connection.scalar(text("SELECT persons FROM users WHERE id = :id"), {"id": made.id})
     assert kept == [digest(SECRET, email)]
+
+
+async def test_free_plan_after_a_tiered_one_gives_its_credits(account_api: AccountApi, free: StoredPlan) -> None:
+    tiers = (Tier(up_to=None, unit_price=Decimal(5)),)
+    tiered = await a_plan(account_api, pricing_model="tiered", tiers=tiers, credits_per_period=0)
+    ada = await a_person(account_api, f"{uuid4().hex}@example.com")
+    async with account_api.database.transaction() as connection:
+        begun = await lifecycle.start(connection, ada.id, plan_id=tiered.id, now=now())
+    await ada.call("DELETE", f"/subscriptions/{begun.id}?now=true")
+    await ada.post(f"/subscriptions/{free.id}", status=201)
+    assert await balance(account_api, ada) == 10

@@ -181,6 +181,30 @@ async def test_stream_left_beyond_the_limit_of_drains_pays_what_was_reported(
     await _assert_pays_what_was_reported(data_plane, account)
 
 
+async def test_stream_left_at_its_last_event_beyond_the_limit_of_drains_has_succeeded(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Client libraries leave there, while the provider has not ended the body yet."""
+    monkeypatch.setattr(disconnects, "MAX_DRAINS", 0)
+    account = await data_plane.create_account(credits=10**9)
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.read()
+        await exchange.write(HEAD)
+        await _write_event(exchange, chat("word", usage=REPORTED))
+        await Stream._send(exchange, b"data: [DONE]\n\n")
+        await exchange.reader.read()
+
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
+        await client.request(account, f"POST {PATH}", body=CONTENT)
+        await client.read_until(b"[DONE]\n\n")
+        client.disconnect()
+    await data_plane.settled_state(account)
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["credits_charged"]) == ("succeeded", 100 * PRICE_IN + 7 * PRICE_OUT)
+
+
 async def test_reader_that_takes_nothing_until_the_timeout_pays_what_was_reported(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=10**9)
 

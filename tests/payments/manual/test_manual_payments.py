@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -194,3 +195,10 @@ async def test_only_payments_recorded_here_can_be_matched(books: Books) -> None:
     await books.refund(paid, "1.00")
     (refund,) = (await books.call("GET", "/refunds"))["data"]
     assert (await books.call("POST", f"/payments/{refund['id']}/match", {}, status=409))["code"] == "conflict"
+
+
+async def test_of_two_refunds_at_once_one_is_refused(books: Books) -> None:
+    paid = await books.pay("35.00")
+    body = {"payment_id": paid["id"], "reason": "asked for"}
+    both = await asyncio.gather(*(books.client.post("/admin/v1/refunds", json=body) for _ in range(2)))
+    assert sorted(each.status_code for each in both) == [201, 409]

@@ -18,6 +18,7 @@ from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import coupons, plans
 from gateway.ledger.catalogue.coupons import Coupon
+from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.payments import checkouts, redemptions
 from gateway.ledger.reports import money
 from gateway.ledger.reports.rows import month_of
@@ -315,3 +316,15 @@ async def test_part_of_a_percent_is_refused_by_the_name_of_the_provider(
         assert "Lemon Squeezy takes off whole percents only" in answer.text
         assert await statuses(lemon_squeezy_stack, user) == ["released"]
     assert not [each for kind, each in fake_lemon_squeezy.found if kind == "checkouts"]
+
+
+async def test_preview_of_a_tiered_plan_has_its_price(stripe_stack: PaymentStack) -> None:
+    coupon = await a_coupon(stripe_stack)
+    tiers = (Tier(up_to=2, unit_price=Decimal(5)), Tier(up_to=None, unit_price=Decimal(4)))
+    terms = PlanTerms(name=uuid4().hex, price=Decimal(0), pricing_model="tiered", tiers=tiers)
+    async with stripe_stack.database.transaction() as connection:
+        plan = await plans.create(connection, terms)
+    async with customer(stripe_stack) as (_, client):
+        wanted = {"code": coupon.code, "plan": plan.id, "quantity": 3}
+        shown = (await client.post("/me/coupons/preview", json=wanted)).json()
+    assert (shown["price"], shown["discount"], shown["discounted_price"]) == ("14.00", "2.80", "11.20")

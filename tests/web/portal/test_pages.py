@@ -23,6 +23,7 @@ from gateway.ledger.credits import grants
 from gateway.ledger.usage import ingestion, refusals
 from gateway.ledger.usage.refusals import RefusedIn
 from gateway.web.portal import first_call
+from policies.model import KeyStatus
 from tests.ledger.make import a_fingerprint, a_key, a_line
 from tests.web.portal.visitors import PASSWORD, PortalStack, Visitor, build_stack, form_token
 
@@ -317,3 +318,18 @@ async def test_a_suspended_customer_is_told_and_sees_nothing(stack: PortalStack)
         await users.suspend(connection, customer.user_id)
     for path in PAGES:
         assert "suspended" in await customer.get(path, status=403)
+
+
+async def test_editing_a_key_leaves_what_was_not_edited(stack: PortalStack) -> None:
+    customer = await stack.customer()
+    assert customer.user_id is not None
+    ended = now() - timedelta(seconds=1)
+    async with stack.account.database.transaction() as connection:
+        key = await api_keys.create(
+            connection, customer.user_id, fingerprint=a_fingerprint(), permissions=[], expires_at=ended
+        )
+        await api_keys.patch(connection, key.id, status=KeyStatus.DISABLED)
+    await customer.submit(f"/keys/{key.id}", name="renamed", expires_on=str(ended.date()))
+    (after,) = await keys_of(stack, customer)
+    found = (after.name, after.permissions, after.expires_at, after.status)
+    assert found == ("renamed", (), ended, KeyStatus.DISABLED)

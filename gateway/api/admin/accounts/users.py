@@ -164,11 +164,12 @@ async def change_user(
     return precondition.tagged(after)
 
 
-@router.delete("/{user_id}", status_code=204, summary="Delete a user", responses=UNKNOWN)
-async def delete_user(user_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
+@router.delete("/{user_id}", status_code=204, summary="Delete a user", responses=UNKNOWN | STALE)
+async def delete_user(user_id: UUID, unit_of_work: UnitOfWorkDep, precondition: PreconditionDep) -> None:
     """Empties the user of personal data and revokes its keys for good. Its usage and ledger stay, and its invoices as
     they were issued, which sellers have to keep."""
     async with unit_of_work.change() as change:
+        precondition.check(await _locked(change.connection, user_id))
         await erasure.erase(change.connection, user_id, now=now())
         await change.record("users.delete", "user", entity_id=user_id)  # without the personal data that is deleted
 

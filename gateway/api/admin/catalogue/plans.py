@@ -302,11 +302,13 @@ async def migrate_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> PlanMigration
     return done
 
 
-@router.delete("/{plan}", status_code=204, summary="Delete a plan", responses=UNKNOWN | CONFLICTS)
-async def delete_plan(plan: Line, unit_of_work: UnitOfWorkDep) -> None:
+@router.delete("/{plan}", status_code=204, summary="Delete a plan", responses=UNKNOWN | CONFLICTS | STALE)
+async def delete_plan(plan: Line, unit_of_work: UnitOfWorkDep, precondition: PreconditionDep) -> None:
     """Only one that never had a subscriber. Set `is_active` to false to stop selling a plan."""
     async with unit_of_work.change() as change:
+        await bump_catalogue(change.connection)
         row = await existing_plan(change.connection, plan)
+        precondition.check(plan_model(row))
         try:
             await plans.remove(change.connection, row.id)
         except InUse:

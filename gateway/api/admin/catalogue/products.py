@@ -81,11 +81,12 @@ async def change_product(
     return precondition.tagged(after)
 
 
-@router.delete("/{product_id}", status_code=204, summary="Delete a product", responses=UNKNOWN | CONFLICTS)
-async def delete_product(product_id: UUID, unit_of_work: UnitOfWorkDep) -> None:
+@router.delete("/{product_id}", status_code=204, summary="Delete a product", responses=UNKNOWN | CONFLICTS | STALE)
+async def delete_product(product_id: UUID, unit_of_work: UnitOfWorkDep, precondition: PreconditionDep) -> None:
     """Only one that no plan belongs to; any other can be made inactive."""
     async with unit_of_work.change() as change:
         before = Product.model_validate(await products.get_for_update(change.connection, product_id))
+        precondition.check(before)
         try:
             await products.remove(change.connection, product_id)
         except InUse:

@@ -9,6 +9,8 @@ from uuid import uuid4
 import pytest
 
 from gateway.clock import now
+from gateway.ledger.audit import audit_log
+from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.catalogue import plans
 from tests.api.account.conftest import AccountApi
 
@@ -114,3 +116,12 @@ async def test_key_reads_usage_and_limits_only(account_api: AccountApi) -> None:
 async def _limits(account_api: AccountApi, key: str) -> tuple[int, str | None]:
     response = await account_api.client.get("/me/limits", headers={"x-api-key": key})
     return response.status_code, response.json().get("code")
+
+
+async def test_reason_of_a_rotation_stands_in_the_audit_log(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    old = await customer.post("/me/keys", {}, status=201)
+    await customer.post(f"/me/keys/{old['id']}/rotate", {"reason": "leaked"}, status=201)
+    async with account_api.database.read() as connection:
+        page = await audit_log.list_entries(connection, AuditFilter(action="keys.rotate", entity_id=old["id"]))
+    assert [entry.reason for entry in page.data] == ["leaked"]

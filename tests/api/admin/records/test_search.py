@@ -104,3 +104,9 @@ async def test_search_reads_no_table_whole(ledger: Database) -> None:
                     text(f"EXPLAIN (FORMAT JSON) {statement.text}"), {**values, "limit": 10}
                 )
                 assert "Seq Scan" not in json.dumps(explained.scalar_one()), (clue, statement.text)
+
+
+@pytest.mark.parametrize("far", ["ffffffff-ffff-7fff-bfff-ffffffffffff", "e677d21f-dbff-7fff-bfff-ffffffffffff"])
+async def test_call_of_an_id_beyond_the_calendar_is_not_found(admin_api: AdminApi, far: str) -> None:
+    await admin_api.call("GET", f"/usage/{far}", status=404)
+    assert await found(admin_api, far) == []
