@@ -133,7 +133,7 @@ _PROXIED_REQUESTS: Mapping[str, ProblemType] = {  # in the order of the checks
     Refusal.IDEMPOTENCY_NOT_REPLAYABLE: ProblemType(
         409,
         "Response not stored",
-        "The earlier request with this Idempotency-Key is complete, but its response was too large to store.",
+        "The earlier request with this Idempotency-Key counts, but its response was not stored; `detail` says why.",
         "Do not repeat the call with this key. A new key makes the call again, and charges it again.",
     ),
     Refusal.RATE_LIMITED: ProblemType(

@@ -130,7 +130,7 @@ class Router:
         if methods is None:
             methods = self._longest_prefix(path)
         if methods is None:
-            raise Refused(Refusal.ROUTE_NOT_FOUND, "There is nothing here.")
+            raise Refused(Refusal.ROUTE_NOT_FOUND, "No route has this path.")
         return methods.get(method) or _refuse_method(method, methods)
 
     def allowed_methods(self, raw_path: bytes) -> str | None:

@@ -1,7 +1,7 @@
 """The checks of a call in their one order: first what is known of the caller, then what its state still allows.
 
-The gate asks the first half before the meter, which decides the second half and changes the state in one step. A dry
-run asks both halves of a state that it only looked at. A key of None stands for the account itself.
+The admission controller makes the first half of the checks; the meter makes the second half and changes the state in
+one step. A dry run makes both halves on a snapshot. A key of None stands for the account itself.
 """
 
 from __future__ import annotations

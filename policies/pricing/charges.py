@@ -13,7 +13,7 @@ from policies.pricing.model_costs import cost as cost_by_model
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList
 from policies.pricing.prices import cost, uncapped_cost
-from policies.pricing.units import Count, CountSource, PriceUnit
+from policies.pricing.units import Count, PriceUnit
 from policies.usage.counts import Usage, UsageClass, UsageSource
 
 # A look-up in an Enum takes 50 ns.
@@ -27,7 +27,8 @@ MAX_CHARGE = 10**12
 class Ending(NamedTuple):
     """How a call ended. `status` None is no response head; `reported_credits` is the upstream's Gateway-Credits.
 
-    `was_sent` says that the upstream had the whole request, `is_error` that its response is an error object.
+    `was_sent` says that the upstream had the whole request, `is_error` that its response is an error object,
+    `is_complete` that what was counted in its response is all of it.
     """
 
     outcome: Outcome
@@ -35,6 +36,7 @@ class Ending(NamedTuple):
     reported_credits: int | None = None
     was_sent: bool = True
     is_error: bool = False
+    is_complete: bool = True
 
 
 class Metered(NamedTuple):
@@ -61,21 +63,23 @@ class Charge(NamedTuple):
 def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Count | None) -> Charge:
     """The charge of a call with a plain price.
 
-    A client that left pays what its call cost, or the hold where that could not be learned, and nothing if the upstream
-    neither had the whole request nor began to answer.
+    A client that left pays what its call cost, or at least the hold where that could not be learned, and nothing if the
+    upstream neither had the whole request nor began to answer.
     """
     source = _source(price, units)
     is_broken = ending.outcome in _UNCHARGED
-    if ending.reported_credits is not None and not is_broken:
+    if ending.reported_credits is not None and (not is_broken or _is_failure_charged(route, ending)):
         return _reported(ending.reported_credits, price.maximum, source)
     if is_broken or ending.is_error:
-        is_charged = price.source is CountSource.RESPONSE and _is_failure_charged(route, ending)
+        is_charged = _is_measured(price) and _is_failure_charged(route, ending)
         return Charge(cost(price, units) if is_charged and units is not None else 0, source)
     if not _is_due(route, ending):
         return Charge(0, source)
     if price.is_known_at_admission or units is None or ending.status is None:
         return Charge(held, source)
     credits = cost(price, units)
+    if ending.outcome is Outcome.CLIENT_ABORTED and not ending.is_complete and credits < held:
+        return Charge(held, UsageSource.MISSING)
     return Charge(credits, source, flags=() if credits == uncapped_cost(price, units) else (Flag.MAXIMUM_REACHED,))
 
 
@@ -83,10 +87,11 @@ def charge_fixed(
     route: Route, outcome: Outcome, status: int | None, *, held: int, reported_credits: int | None, was_sent: bool
 ) -> Charge:
     """As `charge`, of a call with a fixed price, of which there are most: the hold, or nothing."""
-    if outcome in _UNCHARGED:
+    is_asked = reported_credits is not None and route.charge_broken and outcome is not Outcome.ABANDONED
+    if outcome in _UNCHARGED and not is_asked:
         return UNCHARGED
     if reported_credits is not None:
-        return Charge(reported_credits)
+        return _reported(reported_credits, route.price.maximum, UsageSource.NONE)
     if status is None:
         return _plain(held) if outcome is Outcome.CLIENT_ABORTED and was_sent else UNCHARGED
     return _plain(held) if status in charged_statuses(route.charge_on) else UNCHARGED
@@ -105,7 +110,7 @@ def charge_by_list(
     """
     usage, is_broken = metered.usage, ending.outcome in _UNCHARGED
     source = _source_by_list(prices, usage)
-    if ending.reported_credits is not None and not is_broken:
+    if ending.reported_credits is not None and (not is_broken or _is_failure_charged(route, ending)):
         return _reported(ending.reported_credits, prices.maximum, source, usage)
     if is_broken or ending.is_error:
         if usage is None or prices.unit is PriceUnit.CALL or not _is_failure_charged(route, ending):
@@ -136,8 +141,11 @@ def charge_tokens(
 
 
 def bounded(charge: Charge, maximum: int | None, *, is_cut: bool) -> Charge:
-    """The charge of a call that its plan lets cost `maximum` credits at most; `is_cut` if its hold was cut to them."""
-    if maximum is not None and (charge.credits > maximum or is_cut):
+    """The charge of a call that its plan lets cost `maximum` credits at most; `is_cut` if its hold was cut to them.
+
+    A hold that was cut is an estimate, unless it is what the call is charged.
+    """
+    if maximum is not None and (charge.credits > maximum or (is_cut and charge.credits == maximum)):
         return charge._replace(credits=min(charge.credits, maximum), flags=(*charge.flags, Flag.PLAN_MAXIMUM_REACHED))
     if charge.credits > MAX_CHARGE:
         return charge._replace(credits=MAX_CHARGE, flags=(*charge.flags, Flag.MAXIMUM_REACHED))
@@ -164,10 +172,13 @@ _UNCHARGED = frozenset(
 
 
 def _is_failure_charged(route: Route, ending: Ending) -> bool:
-    """Whether a failed call is charged what was reported of it: an error object is, a broken call by its route."""
+    """Whether a failed call is charged what was reported of it.
+
+    An error object is if its status is charged, a broken call by its route.
+    """
     if ending.outcome in _UNCHARGED:
         return route.charge_broken and ending.outcome is not Outcome.ABANDONED
-    return ending.is_error
+    return ending.is_error and _is_due(route, ending)
 
 
 def _is_due(route: Route, ending: Ending) -> bool:
@@ -178,9 +189,14 @@ def _is_due(route: Route, ending: Ending) -> bool:
 
 
 def _source(price: Price, units: Count | None) -> UsageSource:
-    if price.is_known_at_admission or price.source is None:
+    if not _is_measured(price):
         return UsageSource.NONE
     return UsageSource.MISSING if units is None else UsageSource.REPORTED
+
+
+def _is_measured(price: Price) -> bool:
+    """Whether the upstream tells the units, in its body or in Gateway-Cost-Usd."""
+    return not price.is_known_at_admission and (price.source is not None or price.unit.seconds is None)
 
 
 def _source_by_list(prices: PriceList, usage: Usage | None) -> UsageSource:

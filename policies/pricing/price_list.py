@@ -142,15 +142,17 @@ class PriceList:
         return not self.minimum and not any(rate for rates in maps for rate in rates.values())
 
     def find(self, model: str | None) -> ModelPrice | None:
-        """The price of a model: by its exact name, else by the longest pattern, else what unknown models cost."""
+        """The price of a model: by its exact name, else by the longest pattern, else what unknown models cost.
+
+        A request that names no model has the price of every model, where the list has one.
+        """
         if model is not None:
             exact = self.models.get(model)
             if exact is not None:
                 return exact
             found = longest_match(self._patterns, model)
-            if found is not None:
-                return found
-        return self.unknown_model
+            return self.unknown_model if found is None else found
+        return self.models.get("*", self.unknown_model)
 
     def name_for(self, model: str) -> str | None:
         """The name that prices a model: its own, or the pattern that fits it; None for an unknown one."""

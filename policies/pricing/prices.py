@@ -63,7 +63,7 @@ def hold(price: Price, units: Count | None) -> int:
     if price.is_counted_in_request:
         return cost(price, units or 0)
     if price.hold is not None:
-        return price.hold
+        return price.hold if price.maximum is None else min(price.hold, price.maximum)
     return cost(price, price.unit_size)
 
 

@@ -110,7 +110,7 @@ def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, *, body_byt
     That is the body's bytes / 3 at the dearest input class, and the output that the request allows at the output rate.
     """
     if prices.hold is not None:
-        return prices.hold
+        return prices.hold if prices.maximum is None else min(prices.hold, prices.maximum)
     if prices.unit is not PriceUnit.TOKEN:
         return cost(prices, price, Usage()).credits
     input_count = -(-body_bytes // HELD_BYTES_PER_TOKEN)

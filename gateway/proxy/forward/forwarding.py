@@ -16,7 +16,7 @@ from gateway.http.problem_types import STATUS
 from gateway.http.tunnel import Tunnel
 from gateway.proxy.forward.client_response import ClientResponse, metering_block
 from gateway.proxy.forward.disconnects import Client, DisconnectWatch, Drains
-from gateway.proxy.forward.measured_request import adapt
+from gateway.proxy.forward.measured_request import adapt, readable_fields
 from gateway.proxy.forward.redirects import Origins
 from gateway.proxy.forward.upstream_response import PASS_ALL, ResponsePolicy, read_head, render_fields
 from gateway.proxy.request import websocket
@@ -141,6 +141,8 @@ class Forwarding:
                 request.header_block, request.body, call.hides_usage = adapted
         elif call.route.websocket and websocket.is_upgrade(call.route, inbound):
             request.upgrade = websocket.PROTOCOL
+        elif not call.route.price.is_fixed:
+            request.header_block = readable_fields(request.header_block)
         return request
 
     async def _attach_body(self, request: Request, receive: Receive) -> None:
@@ -220,12 +222,14 @@ class Forwarding:
         status = self._client_response.status or STATUS[error.code]
         code = None if error.outcome is Outcome.CLIENT_ABORTED else error.code
         balance = await self._call.settle(error.outcome, status, error_code=code)
-        await self._send_problem_or_cut(Refused(error.code, error.detail), self._metering(balance, 0))
+        await self._send_problem_or_cut(Refused(error.code, error.detail), self._metering(balance, self._call.charge))
 
     async def _refuse(self, refused: Refused) -> None:
-        """Ends a call whose streamed body turned out too large."""
-        status = self._client_response.status or STATUS[refused.code]
-        balance = await self._call.settle(Outcome.CLIENT_ABORTED, status, error_code=refused.code)
+        """Ends a call whose body turned out too large, or is a form that holds a key."""
+        begun = self._client_response.status
+        balance = await self._call.settle(
+            Outcome.CLIENT_ABORTED, begun or STATUS[refused.code], error_code=refused.code, is_refused=not begun
+        )
         await self._send_problem_or_cut(refused, self._metering(balance, 0), closes=True)
 
     async def _send_problem_or_cut(self, refused: Refused, metering: HeaderBlock, *, closes: bool = False) -> None:

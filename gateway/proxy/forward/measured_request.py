@@ -27,10 +27,15 @@ def adapt(fields: HeaderBlock, body: bytes, asked: Asked, *, asks_for_usage: boo
     if asked.needs_usage_option and asks_for_usage:
         edited = ask_for_usage(body if asked.decoded is None else asked.decoded)
     if edited is None:
-        is_coded = fields.find(b"accept-encoding: ") >= 0
-        return HeaderBlock(_ACCEPT_ENCODING.sub(_cut, fields)) if is_coded else fields, body, False
+        return readable_fields(fields), body, False
     plain = _ACCEPT_ENCODING.sub(b"", _CONTENT_ENCODING.sub(b"", fields))
     return HeaderBlock(plain + b"accept-encoding: identity\r\n"), edited, True
+
+
+def readable_fields(fields: HeaderBlock) -> HeaderBlock:
+    """The fields of a request whose response is measured, with the content codings that can be read."""
+    is_coded = fields.find(b"accept-encoding: ") >= 0
+    return HeaderBlock(_ACCEPT_ENCODING.sub(_cut, fields)) if is_coded else fields
 
 
 def _cut(field: re.Match[bytes]) -> bytes:

@@ -143,7 +143,7 @@ class MultipartFile:
     def _headers(self) -> None:
         disposition = self._headers_read.get(b"content-disposition", b"")
         name = _given_name(disposition) if b"filename" in disposition.lower() else None
-        if name is not None:
+        if name:  # browsers send an empty one where no file was chosen
             content_type = self._headers_read.get(b"content-type")
             self._current = WholeBodyFile(_name(name), content_type.decode("latin-1") if content_type else None)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gateway.proxy.metering.decoding import PIECE_BYTES, DecodingError, open_decoder
 from gateway.proxy.metering.documents.selection import Fields, Leaf, Selection, select_paths
+from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.readers import READERS
 from gateway.proxy.metering.strict_json import read_fields
 from policies.access.authorization import check_size
@@ -21,6 +22,7 @@ from policies.pricing.quotes import ModelRequest
 from policies.pricing.units import PriceUnit
 
 RECORDED = ("language_code", "category", "batch_id")  # top-level texts that usage rows keep
+_RECORDED_NAMES = tuple(f'"{name}"'.encode() for name in RECORDED)  # few bodies of AI calls have any
 _REQUEST_CODINGS = frozenset({b"gzip", b"x-gzip", b"deflate"})
 
 
@@ -60,7 +62,10 @@ def read_asked(
         return _counted(price, body)._replace(decoded=decoded)
     reading = READERS[price.reader].read_request(path, content_type, body)
     request = ModelRequest(reading.model, reading.max_output, len(body), reading.is_free)
-    return Asked(model_request=request, needs_usage_option=reading.needs_usage_option, decoded=decoded)
+    texts = NOTHING_ASKED.texts
+    if any(name in body for name in _RECORDED_NAMES) and media_type(content_type) != b"multipart/form-data":
+        texts = _texts(read_fields(body, _selection((), PriceUnit.CALL)))
+    return Asked(None, request, texts, reading.needs_usage_option, decoded)
 
 
 def _counted(price: Price, body: bytes) -> Asked:

@@ -111,9 +111,9 @@ def _check_names(value: Any, selection: Selection) -> None:
 def _check_name(name: str, selection: Selection, names: set[str]) -> None:
     folded = name.casefold()
     if folded in names:
-        raise InvalidJsonError(f"{name!r} stands twice, or beside a name that differs from it by case alone")
+        raise InvalidJsonError(f"{name!r} appears twice, or beside a name that differs from it only in case")
     if folded in selection.folded_names and name not in selection.members:
-        raise InvalidJsonError(f"{name!r} differs by case alone from a name that is read")
+        raise InvalidJsonError(f"{name!r} differs only in case from a name that is read")
     names.add(folded)
 
 

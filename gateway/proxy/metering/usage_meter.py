@@ -50,7 +50,7 @@ class _PointerMeter:
             self._error.feed(chunk)
 
     def reading(self) -> ResponseReading:
-        is_error = self._error is not None and self._error.value() is not None
+        is_error = self._error is not None and bool(self._error.value())
         if self._units is None:
             return ResponseReading(missing=None, is_error=is_error)
         units = self._price.unit.counted(self._units.value())

@@ -42,7 +42,7 @@ def check_handshake(route: Route, inbound: Inbound) -> None:
     if fields.get(b"sec-websocket-version") != VERSION:
         raise Refused(
             Refusal.BAD_REQUEST,
-            "The version of WebSocket spoken here is 13; send 'Sec-WebSocket-Version: 13'.",
+            "Only version 13 of WebSocket is supported; send 'Sec-WebSocket-Version: 13'.",
             sec_websocket_version=VERSION.decode(),
         )
     if not _is_key(fields.get(b"sec-websocket-key", b"")):

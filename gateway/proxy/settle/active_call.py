@@ -22,6 +22,7 @@ from policies.model import Outcome
 from policies.pricing import model_costs
 from policies.pricing.charges import (
     MAX_CHARGE,
+    UNCHARGED,
     Charge,
     Ending,
     Metered,
@@ -66,6 +67,7 @@ class ActiveCall:
         "forwarded_at",
         "has_delivered_all",
         "hides_usage",
+        "is_complete",
         "is_cost_unknown",
         "is_settled",
         "last_bytes",
@@ -111,6 +113,7 @@ class ActiveCall:
         self.missing: MissingReason | None = None
         self.is_cost_unknown = False
         self.hides_usage = False
+        self.is_complete = False
         self.last_bytes = b""
         self.has_delivered_all = False
         claim, is_stored = admitted_call.claim, admitted_call.stores_response
@@ -135,11 +138,12 @@ class ActiveCall:
         )
 
     def settle(
-        self, outcome: Outcome | None, status: int | None, *, error_code: str | None = None
+        self, outcome: Outcome | None, status: int | None, *, error_code: str | None = None, is_refused: bool = False
     ) -> Coroutine[Any, Any, int | None]:
         """Charges and records the call. Gives the balance; None if the call was settled before, or is queued.
 
-        Without an `outcome` the response is complete, and counts by its status.
+        Without an `outcome` the response is complete, and counts by its status. A call that the gateway refused before
+        the upstream answered is charged nothing.
         """
         if self.is_settled:
             return _nothing()
@@ -156,7 +160,7 @@ class ActiveCall:
         self.elapsed_seconds = instant - self.received_at
         if self.forwarded_at is not None:
             self.upstream_seconds = instant - self.forwarded_at
-        charge, call = self._charge(outcome, status, reading), self.admitted_call
+        charge, call = UNCHARGED if is_refused else self._charge(outcome, status, reading), self.admitted_call
         if call.plan.max_credits_per_call is not None or charge.credits > MAX_CHARGE:
             charge = bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut)
         self.charge, self.flags = charge.credits, charge.flags
@@ -204,12 +208,15 @@ class ActiveCall:
         if self.usage_meter is None and self.capture is None:
             self.response_bytes += len(chunk)
             return chunk
+        self.is_complete = True
         passed = self.observe_chunk(chunk)
-        if self.capture is not None:
-            self.capture.is_complete = True
         if self.usage_event_remover is not None and (rest := self.usage_event_remover.finish()):
             self.response_bytes += len(rest)
             passed += rest
+            if self.capture is not None:
+                self.capture.feed(rest)
+        if self.capture is not None:
+            self.capture.is_complete = True
         return passed
 
     def _charge(self, outcome: Outcome, status: int | None, reading: ResponseReading) -> Charge:
@@ -235,7 +242,8 @@ class ActiveCall:
             return charge_tokens(
                 price, model_price, usage, quote.body_bytes, text_bytes=text_bytes, is_final=is_complete
             )
-        ending = Ending(outcome, status, reported, was_sent, reading.is_error)
+        is_whole = self.is_complete or reading.units is None
+        ending = Ending(outcome, status, reported, was_sent, reading.is_error, is_whole)
         if not isinstance(price, PriceList):
             return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, reading.units))
         if quote.model_price is None:
@@ -255,7 +263,9 @@ class ActiveCall:
             return price.unit.elapsed(self.upstream_seconds or 0.0)
         if measured is not None:
             return measured
-        return self.reported.cost_usd if price.unit is PriceUnit.USD else self.reported.tokens
+        if price.unit is PriceUnit.USD:
+            return self.reported.cost_usd
+        return self.reported.tokens if price.unit is _TOKEN else None
 
     def _tokens_used(self, reading: ResponseReading) -> int | None:
         if self.reported.tokens is not None:

@@ -204,3 +204,9 @@ def test_guide_names_every_permission_and_event() -> None:
         assert f"**{access.title()}**: {names} " in words
     (events,) = re.findall(r"events='([^']*)'", GUIDE)
     assert events.split() == list(EVENT_TYPES)
+
+
+def test_guide_sets_every_variable_that_it_uses() -> None:
+    given = set(re.findall(r"^export (\w+)=", "\n".join(blocks("shell") + blocks("bash")), re.MULTILINE))
+    used = set(re.findall(r"\$\{?([A-Z][A-Z_]+)", "\n".join(blocks("bash") + blocks("yaml"))))
+    assert used <= given

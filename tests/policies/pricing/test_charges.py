@@ -9,7 +9,16 @@ from decimal import Decimal
 import pytest
 
 from policies.model import Outcome, Route
-from policies.pricing.charges import Ending, Metered, charge, charge_by_list, charge_fixed, charged_statuses
+from policies.pricing.charges import (
+    Charge,
+    Ending,
+    Metered,
+    bounded,
+    charge,
+    charge_by_list,
+    charge_fixed,
+    charged_statuses,
+)
 from policies.pricing.model_costs import Flag
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
@@ -217,3 +226,52 @@ def test_charge_by_list_of_seconds_that_are_missing_is_the_hold(
     price, metered = ModelPrice({UsageClass.INPUT: Decimal(10)}), Metered(usage, 4000, text_bytes=0)
     found = charge_by_list(ROUTE, seconds, price, Ending(O.SUCCEEDED, 200), held=HELD, metered=metered)
     assert (found.credits, found.source) == (credits, source)
+
+
+@pytest.mark.parametrize(("credits", "flags"), [(0, ()), (20, ()), (100, (Flag.PLAN_MAXIMUM_REACHED,))])
+def test_charge_below_the_ceiling_of_a_plan_is_not_flagged_although_its_hold_was_cut(
+    credits: int, flags: tuple[Flag, ...]
+) -> None:
+    assert bounded(Charge(credits), 100, is_cut=True) == Charge(credits, flags=flags)
+
+
+def test_charge_of_a_fixed_price_that_the_upstream_asks_for_is_cut_and_flagged() -> None:
+    price = Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/p",), maximum=100)
+    found = charge_fixed(_route(price), O.SUCCEEDED, 200, held=3, reported_credits=500, was_sent=True)
+    assert (found.credits, found.flags) == (100, (Flag.MAXIMUM_REACHED,))
+    assert found == charge(_route(price), price, Ending(O.SUCCEEDED, 200, 500), held=3, units=None)
+
+
+@pytest.mark.parametrize(("units", "is_complete", "credits"), [(3, True, 3), (3, False, 9), (12, False, 12)])
+def test_charge_of_a_client_that_left_is_the_larger_of_the_hold_and_what_was_reported(
+    units: int, is_complete: bool, credits: int
+) -> None:
+    price = Price(ONE, PriceUnit.TOKEN, source=CountSource.RESPONSE, pointers=("/n",), hold=9)
+    ending = Ending(O.CLIENT_ABORTED, 200, is_complete=is_complete)
+    assert charge(_route(price), price, ending, held=9, units=units).credits == credits
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 502])
+def test_charge_of_an_error_by_its_status_is_nothing_although_it_reports_usage(status: int) -> None:
+    ending = Ending(O.UPSTREAM_ERROR, status, is_error=True)
+    assert charge_by_list(ROUTE, LIST, MODEL, ending, held=HELD, metered=FULL).credits == 0
+    price = Price(ONE, PriceUnit.TOKEN, source=CountSource.RESPONSE, pointers=("/n",), error_pointer="/error")
+    assert charge(_route(price), price, ending, held=HELD, units=4).credits == 0
+
+
+def test_charge_by_the_cost_that_an_upstream_reports_says_whether_it_did() -> None:
+    price = Price(Decimal(100), PriceUnit.USD, hold=5)
+    missing = charge(_route(price), price, Ending(O.SUCCEEDED, 200), held=5, units=None)
+    told = charge(_route(price), price, Ending(O.SUCCEEDED, 200), held=5, units=Decimal("0.1"))
+    assert (missing.credits, missing.source, told.credits, told.source) == (5, M, 10, R)
+
+
+@pytest.mark.parametrize(("is_charged", "credits"), [(True, 7), (False, 0)])
+def test_charge_of_a_broken_call_is_what_the_upstream_asks_where_the_route_says_so(
+    is_charged: bool, credits: int
+) -> None:
+    price = Price(ONE)
+    route = replace(_route(price), charge_broken=is_charged)
+    found = charge_fixed(route, O.UPSTREAM_INVALID, 200, held=9, reported_credits=7, was_sent=True)
+    assert found.credits == credits
+    assert charge(route, price, Ending(O.UPSTREAM_INVALID, 200, 7), held=9, units=None).credits == credits

@@ -204,3 +204,13 @@ def test_usage_of_other_units_is_reported_or_not() -> None:
     assert is_reported(PriceUnit.SECOND, Usage(seconds=Decimal("1.5")))
     assert not is_reported(PriceUnit.USD, None)
     assert is_reported(PriceUnit.USD, Usage(cost_usd=Decimal(0)))
+
+
+def test_hold_of_a_list_is_at_most_its_maximum() -> None:
+    listed = PriceList("l", ReaderName.OPENAI, {}, unit=PriceUnit.SECOND, hold=50, maximum=10)
+    assert estimated_hold(listed, LUNA, PLAN, body_bytes=0, max_output=None) == 10
+
+
+def test_request_without_a_model_has_the_price_of_every_model() -> None:
+    assert PriceList("l", ReaderName.OPENAI, {"*": LUNA}).find(None) is LUNA
+    assert PriceList("l", ReaderName.OPENAI, {"g*": TERRA}, unknown_model=LUNA).find(None) is LUNA

@@ -69,6 +69,7 @@ def test_a_cost_is_the_least_whole_number_not_below_the_exact_one(
         (Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST), 7, 7),
         (Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST), None, 0),
         (Price(ONE, PriceUnit.TOKEN, 1000, hold=20), None, 20),
+        (Price(ONE, PriceUnit.TOKEN, hold=20, maximum=8), None, 8),
         (Price(ONE, PriceUnit.TOKEN, 1000, hold=0), None, 0),
         (Price(Decimal(3), PriceUnit.TOKEN, 1000), None, 3),
         (Price(Decimal(2), PriceUnit.MINUTE), None, 2),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.proxy.conftest import Configure, Serve
 from tests.proxy.data_plane import DataPlane
 
@@ -101,3 +103,10 @@ async def test_request_id_that_an_upstream_echoes_or_garbles_is_not_kept(data_pl
 def metadata_of(row: object) -> dict[str, object]:
     stored = row["metadata"]  # type: ignore[index]
     return json.loads(stored) if isinstance(stored, str) else stored or {}
+
+
+@pytest.mark.parametrize("more", [{}, {"idempotency_key": "k"}])
+async def test_codings_that_no_pointer_can_read_are_not_asked_for(data_plane: DataPlane, more: dict[str, str]) -> None:
+    account = await data_plane.create_account()
+    await data_plane.post(account, "/v1/chat", accept_encoding="br, dcb, gzip;q=0.5", **more)
+    assert data_plane.upstream.last["accept-encoding"] == "br, gzip;q=0.5"

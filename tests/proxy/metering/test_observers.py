@@ -127,3 +127,10 @@ def test_form_of_too_many_parts_or_headers_is_read_no_further(bomb: bytes) -> No
     assert form.file() == UploadedFile()
     assert isinstance(form, MultipartFile)
     assert form._parser is None
+
+
+def test_file_that_was_not_chosen_is_none() -> None:
+    observer = file_observer(b"multipart/form-data; boundary=b", b"", b"")
+    observer.feed(b'--b\r\nContent-Disposition: form-data; name="logo"; filename=""\r\n\r\n\r\n')
+    observer.feed(b'--b\r\nContent-Disposition: form-data; name="f"; filename="a.csv"\r\n\r\nhello\r\n--b--\r\n')
+    assert (observer.file().name, observer.file().size_bytes) == ("a.csv", 5)

@@ -8,6 +8,8 @@ from decimal import Decimal
 import pytest
 
 from gateway.proxy.metering.pointers import open_pointer_response
+from gateway.proxy.metering.usage_meter import open_meter
+from policies.pricing.price import Price
 from tests.proxy.metering.wire import (
     ENCODINGS,
     FRAMES,
@@ -114,3 +116,14 @@ def test_what_cannot_be_read_has_no_value(content_type: bytes, encoding: bytes, 
 def test_text_that_looks_like_the_member_never_counts() -> None:
     trap = json.dumps({"text": '"usage":{"total_tokens":0}', "x": {"usage": {"total_tokens": 1}}}).encode()
     assert value(["/usage/total_tokens"], JSON, [trap]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "is_error"),
+    [("false", False), ('""', False), ("[]", False), ("null", False), ('"x"', True), ('{"code": 1}', True)],
+)
+def test_error_pointer_finds_an_error_only_where_there_is_one(value: str, is_error: bool) -> None:
+    meter = open_meter(Price(Decimal(5), error_pointer="/error"), b"application/json", b"")
+    assert meter is not None
+    meter.feed(b'{"error": %b}' % value.encode())
+    assert meter.reading().is_error is is_error

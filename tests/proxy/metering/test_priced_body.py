@@ -108,3 +108,9 @@ def test_body_in_another_coding_or_too_large_is_refused(content: bytes, encoding
     with pytest.raises(Refused) as refused:
         asked(ITEMS, content, encoding)
     assert refused.value.code is code
+
+
+@pytest.mark.parametrize("padding", [b"", PADDING], ids=["small", "large"])
+def test_texts_of_a_body_that_asks_for_a_model_are_read_too(padding: bytes) -> None:
+    found = asked(MODELS, b'{"model":"m","category":"a","batch_id":7}' + padding)
+    assert (found.model_request.model, found.texts) == ("m", {"category": "a"})

@@ -424,3 +424,11 @@ async def _disconnect_seen(data_plane: DataPlane) -> None:
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def test_tokens_that_an_upstream_reports_count_no_items(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    data_plane.upstream.respond_with(200, b"{}", content_type="application/json", gateway_tokens="1500")
+    await data_plane.post(account, "/v1/results")
+    row = await data_plane.usage_row(account)
+    assert (row["credits_charged"], row["usage_source"], row["tokens_used"]) == (5, "missing", 1500)

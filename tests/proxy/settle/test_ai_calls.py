@@ -210,3 +210,12 @@ async def test_response_broken_off_is_charged_what_it_reported_where_its_route_s
     row = await data_plane.usage_row(account)
     assert (row["outcome"], row["credits_charged"]) == ("upstream_invalid", charged)
     assert await data_plane.stored_balance(account) == 2000 - charged
+
+
+async def test_replay_of_a_stream_of_known_length_has_its_last_event(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    last = b"data: [DONE]\n"
+    data_plane.upstream.respond_with(200, STREAM + USAGE_EVENT + last, content_type="text/event-stream")
+    answers = [await post(data_plane, account, request(stream=True), **{"idempotency-key": "k"}) for _ in range(2)]
+    assert [answer.content for answer in answers] == [STREAM + last] * 2
+    assert answers[1].headers["idempotency-replayed"] == "true"

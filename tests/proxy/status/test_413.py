@@ -131,3 +131,14 @@ async def _ended_without_charge(data_plane: DataPlane, account: Account) -> None
 async def _chunks(piece: bytes, times: int) -> AsyncIterator[bytes]:
     for _ in range(times):
         yield piece
+
+
+async def test_refused_upload_costs_nothing_where_such_answers_of_the_upstream_are_charged(
+    data_plane: DataPlane,
+) -> None:
+    account = await data_plane.create_account(max_file_size_bytes=10)
+    async with data_plane.connect() as client:
+        await client.request(account, "POST /v1/refusals-too", "transfer-encoding: chunked")
+        await client.send(b"b\r\n12345678901\r\n0\r\n\r\n")
+        assert (await client.read_head())[0] == 413
+    await _ended_without_charge(data_plane, account)

@@ -1,7 +1,4 @@
-"""A reader of one API, and its way with the usual answer.
-
-That is one small JSON document, which is kept until it is asked for, then parsed at once.
-"""
+"""The reader of one API. The usual response, one small JSON document, is kept and parsed only when it is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader of one API, and the way of a response through it: decoded, framed, picked from, merged into one reading."""
+"""Reads the responses of an API: decodes and frames the bytes, selects fields, and merges them into one reading."""
 
 from __future__ import annotations
 
