@@ -26,16 +26,16 @@ def describe(config: Config) -> str:
     """A short account of listeners, stores, upstreams, routes and plans; then the warnings."""
     server = config.server
     lines = [
-        f"public listener  {server.public}, {_count(server.workers, 'worker')}",
+        f"public listener  {server.public}, {counted(server.workers, 'worker')}",
         f"admin listener   {server.admin}",
         f"health listener  {server.health}",
         f"database         {_without_credentials(config.database.url)}",
-        f"redis            {_without_credentials(config.redis.url)}, {_count(config.redis.partitions, 'partition')}",
+        f"redis            {_without_credentials(config.redis.url)}, {counted(config.redis.partitions, 'partition')}",
         f"connections      {_connections(config)}",
         f"data directory   {config.data_dir}",
-        f"upstreams        {_count(len(config.upstreams), 'upstream')}",
+        f"upstreams        {counted(len(config.upstreams), 'upstream')}",
         *(_upstream_line(upstream) for upstream in config.upstreams),
-        f"routes           {_count(len(config.routes), 'route')}",
+        f"routes           {counted(len(config.routes), 'route')}",
         *(_route_line(route) for route in config.routes),
         f"plans            {', '.join(plan.name for plan in config.plans) or 'none'}",
         f"payments         {', '.join(_providers(config)) or 'none configured'}",
@@ -116,10 +116,6 @@ def _mail(config: Config) -> str:
         return _without_credentials(config.mail.smtp)
     waits = "; free credits and trials wait for addresses that nobody verifies there"
     return f"to the log{waits if config.auth.requires_verified else ''}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _connections(config: Config) -> str:

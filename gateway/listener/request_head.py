@@ -22,12 +22,11 @@ MAX_TARGET_BYTES = 8 * 1024
 # Node and Envoy stop at 100 by default.
 MAX_FIELDS = 100
 
-# These are answered with the methods of the path (RFC 9110 section 15.6.2), although no route can have them.
-KNOWN = ("TRACE", "QUERY")
+# No route can have these; they get 405 with the methods of the path (RFC 9110 section 15.5.6) instead of 501.
+UNROUTABLE_METHODS = ("TRACE", "QUERY")
+_ANY_METHOD = "|".join((*METHODS, *UNROUTABLE_METHODS)).encode()
 # One empty line before a request is ignored (RFC 9112 section 2.2). No "#": a target has no fragment.
-_REQUEST_LINE = re.compile(
-    rb'(?:\r\n)?(%b) ([!"$-~]++) HTTP/1\.([01])\r\n' % b"|".join(method.encode() for method in (*METHODS, *KNOWN))
-)
+_REQUEST_LINE = re.compile(rb'(?:\r\n)?(%b) ([!"$-~]++) HTTP/1\.([01])\r\n' % _ANY_METHOD)
 _ANY_REQUEST_LINE = re.compile(rb"(?:\r\n)?(%b) ([^ \r\n]+) HTTP/([0-9])\.([0-9])\r\n" % TOKEN)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _TARGET_OCTETS = re.compile(rb"[!-~]+")

@@ -241,7 +241,7 @@ class Epochs:
             agreed = [each for each in found if compare(found[each], stored.get(each)) is Agreement.AGREED]
         else:
             entered = {partition: each.epoch for partition, each in self._entered.items()}
-            agreed = [each for each, of in found.items() if of.is_same_run and entered.get(each) == of.epoch]
+            agreed = [each for each, marks in found.items() if marks.is_same_run and entered.get(each) == marks.epoch]
             away = NotSent("Redis may be in a new epoch, and PostgreSQL is out of reach")
             self._failures |= dict.fromkeys(found.keys() - set(agreed), away)
         return {partition: found[partition].epoch for partition in agreed}

@@ -35,6 +35,6 @@ def resolve_first(document: Any, pointers: Iterable[str]) -> Any:
     return next((found for pointer in pointers if (found := resolve(document, pointer)) is not ABSENT), ABSENT)
 
 
-def parts(pointer: str) -> list[str]:
+def parts(pointer: str) -> tuple[str, ...]:
     """The names on the way to the value, unescaped."""
-    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])

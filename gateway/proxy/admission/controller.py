@@ -188,10 +188,13 @@ class AdmissionController:
                 prefix,
             )
             return admitted_call if claim is None else self._with_storage(admitted_call)
-        raise await self._ever_changing(authorization.caller)
+        raise await self._give_up(authorization.caller)
 
-    async def _ever_changing(self, caller: Caller) -> Refused:
-        """The refusal; ends what would never end: Redis knows of a change that PostgreSQL has lost."""
+    async def _give_up(self, caller: Caller) -> Refused:
+        """The refusal after the last attempt.
+
+        Begins an epoch if Redis knows of a change that PostgreSQL has lost: every later call of the account would fail.
+        """
         with suppress(DatabaseUnavailable, MeterUnavailable):
             await self._account_loader.check_history(caller.keys)
         detail = "This account keeps changing; try again shortly."

@@ -31,7 +31,7 @@ from policies.model import Refusal, Refused
 NEGATIVE_SECONDS = 2.0  # how long an unknown key is refused without a query; new keys are random, so none is delayed
 REFRESH_SECONDS = 0.1  # how long a call waits for its caller to be refreshed before it goes on with the cached one
 RETRY_SECONDS = 1.0  # after a failure no call waits for PostgreSQL to fail again
-EXPIRED = float("-inf")  # when a caller was loaded that is to be loaded again
+EXPIRED = float("-inf")  # `loaded_at` of a caller that must be loaded again
 # So many callers at a time are read that are not cached, which leaves connections to those that are.
 MAX_LOOKUPS = 2
 

@@ -14,6 +14,7 @@ from gateway.proxy.metering.body import Body
 from gateway.proxy.metering.documents import grammar
 from gateway.proxy.metering.documents.reader import SMALL_BYTES, DocumentReader
 from gateway.proxy.metering.documents.selection import INDEX, Fields, Leaf, Selection, select_paths
+from policies.pricing.json_pointer import parts
 from policies.usage.counts import MissingReason
 
 Value = int | Decimal
@@ -82,12 +83,12 @@ def _first(fields: Fields, pointers: Sequence[str]) -> Value | None:
 
 
 def _selection(pointers: Sequence[str], leaf: Leaf) -> Selection:
-    return select_paths((_tokens(pointer), leaf, pointer) for pointer in pointers)
+    return select_paths((parts(pointer), leaf, pointer) for pointer in pointers)
 
 
 def _selection_of_element(pointers: Sequence[str], index: int | None, leaf: Leaf) -> Selection:
     """In an element of a root array a pointer begins with the element's index, or at the element itself."""
-    paths = [(_tokens(pointer), pointer) for pointer in pointers if pointer]
+    paths = [(parts(pointer), pointer) for pointer in pointers if pointer]
     within = [(path[1:], pointer) for path, pointer in paths if path[0] == str(index)]
     return select_paths((path, leaf, pointer) for path, pointer in paths + within)
 
@@ -97,10 +98,6 @@ def _indices(pointers: Sequence[str]) -> set[int]:
     return {int(token) for token in first if INDEX.fullmatch(token)}
 
 
-def _tokens(pointer: str) -> tuple[str, ...]:
-    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])
-
-
 def _marks(pointers: Sequence[str]) -> list[bytes]:
     """A member's name of each pointer as it stands in JSON; none where one has no name that can stand in one way only.
 
@@ -108,7 +105,7 @@ def _marks(pointers: Sequence[str]) -> list[bytes]:
     """
     marks = []
     for pointer in pointers:
-        names = [token for token in _tokens(pointer) if _PLAIN_NAME.fullmatch(token)]
+        names = [token for token in parts(pointer) if _PLAIN_NAME.fullmatch(token)]
         if not names:
             return []
         marks.append(b'"' + names[-1].encode() + b'"')

@@ -77,7 +77,7 @@ def _counted(price: Price, body: bytes) -> Asked:
 @lru_cache(maxsize=1024)
 def _selection(pointers: tuple[str, ...], unit: PriceUnit) -> Selection:
     leaf = Leaf.SIZE if unit is PriceUnit.CHARACTER else Leaf.COUNT
-    counted = [(tuple(parts(pointer)), leaf, pointer) for pointer in pointers]
+    counted = [(parts(pointer), leaf, pointer) for pointer in pointers]
     return select_paths([*counted, *(((name,), Leaf.VALUE, name) for name in RECORDED)])
 
 

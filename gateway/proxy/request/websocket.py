@@ -11,6 +11,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from hashlib import sha1
 
+from gateway.http.fields import list_members
 from gateway.proxy.request.inbound import Inbound
 from gateway.upstream.errors import invalid
 from policies.model import Refusal, Refused, Route
@@ -29,8 +30,8 @@ def is_upgrade(route: Route, inbound: Inbound) -> bool:
         and b"upgrade" in fields
         and inbound.method == "GET"
         and inbound.http_version == "1.1"
-        and PROTOCOL in _tokens(fields[b"upgrade"])
-        and b"upgrade" in _tokens(fields.get(b"connection", b""))
+        and PROTOCOL in list_members(fields[b"upgrade"])
+        and b"upgrade" in list_members(fields.get(b"connection", b""))
     )
 
 
@@ -70,7 +71,3 @@ def _is_key(value: bytes) -> bool:
         return len(b64decode(value, validate=True)) == KEY_BYTES
     except binascii.Error:
         return False
-
-
-def _tokens(value: bytes) -> list[bytes]:
-    return [token.strip(b" \t").lower() for token in value.split(b",")]

@@ -61,12 +61,11 @@ def build_console(
     admin: AdminApi,
     *,
     secret: str,
-    branding: Branding | None = None,
     settings: ConsoleSettings | None = None,
     provider: OpenIdProvider | None = None,
 ) -> ASGIApp:
     """The ASGI application. `secret` signs its cookies: another one ends all sessions."""
-    site = Site(ROOT, name="console", secret=secret, branding=branding or Branding(name="Gateway console"), menu=MENU)
+    site = Site(ROOT, name="console", secret=secret, branding=Branding(name="Gateway console"), menu=MENU)
     site.environment.globals |= {"new_id": lambda: uuid4().hex}
     site.environment.filters["round_money"] = round_money
     console = Console(site, admin, settings or ConsoleSettings(), provider)

@@ -53,7 +53,7 @@ async def write_all(connection: AsyncConnection, entries: Entries) -> Written:
 
 async def write_valid(connection: AsyncConnection, entries: Entries) -> Written:
     """Quarantines those that PostgreSQL refuses."""
-    found = [PartitionEntry(partition, entry) for partition, of in entries.items() for entry in of]
+    found = [PartitionEntry(partition, entry) for partition, page in entries.items() for entry in page]
     return await _bisect(connection, found)
 
 

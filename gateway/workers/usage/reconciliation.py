@@ -108,7 +108,7 @@ class Reconciler:
         for start in range(0, len(user_ids), BOOKS_PER_STATEMENT):
             async with self._database.read() as connection:
                 books = await reconciliation.get_books(connection, user_ids[start : start + BOOKS_PER_STATEMENT])
-            found += [Finding(user_id, each) for user_id, of in books.items() for each in in_postgresql(of)]
+            found += [Finding(user_id, each) for user_id, book in books.items() for each in in_postgresql(book)]
         if self._repair_as is None or not found:
             return found
         repaired = []
@@ -123,11 +123,11 @@ class Reconciler:
         async with self._database.transaction() as connection:
             await journal_offsets.lock(connection, partition)
             readings = await self._read(connection, partition, user_ids)
-            overtaken = [user_id for user_id, of in readings.items() if is_overtaken(of.stored, of.loaded)]
+            overtaken = [user_id for user_id, found in readings.items() if is_overtaken(found.stored, found.loaded)]
             if overtaken:
                 await reconciliation.lock(connection, overtaken)
                 readings |= await self._read(connection, partition, overtaken)
-            wrong = [user_id for user_id, of in readings.items() if between_stores(of.stored, of.loaded)]
+            wrong = [user_id for user_id, found in readings.items() if between_stores(found.stored, found.loaded)]
             if self._repair_as is None or not wrong:
                 return len(readings), [
                     Finding(user_id, each) for user_id in wrong for each in _compare(readings[user_id])

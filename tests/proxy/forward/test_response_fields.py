@@ -106,7 +106,7 @@ def metadata_of(row: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("more", [{}, {"idempotency_key": "k"}])
-async def test_codings_that_no_pointer_can_read_are_not_asked_for(data_plane: DataPlane, more: dict[str, str]) -> None:
+async def test_codings_that_no_pointer_can_read_are_not_asked_for(data_plane: DataPlane, more: dict[str, Any]) -> None:
     account = await data_plane.create_account()
     await data_plane.post(account, "/v1/chat", accept_encoding="br, dcb, gzip;q=0.5", **more)
     assert data_plane.upstream.last["accept-encoding"] == "br, gzip;q=0.5"
