@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
@@ -14,6 +15,7 @@ from policies.billing.money import exponent, plain
 NOTHING = "\u2013"
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _ACRONYMS = {word.lower(): word for word in ("AI", "API", "CSV", "IP", "PDF", "VAT")}
+_LONG_NUMBER = re.compile(r"(?<![\d.])\d{4,}")
 _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -92,6 +94,11 @@ def plainly(text: str) -> str:
     return text.replace("`", "")
 
 
+def legible(text: str) -> str:
+    """How a charge came about, as API answers have it: numbers in groups, `cached_input` as cached input."""
+    return _LONG_NUMBER.sub(lambda found: f"{int(found[0]):,}", text).replace("_", " ")
+
+
 def several(count: int, noun: str) -> str:
     """`1 credit`, `1,200 credits`."""
     return f"{count:,} {noun_of(count, noun)}"
@@ -112,5 +119,6 @@ FILTERS: Mapping[str, object] = {
     "day": day,
     "words": words,
     "plainly": plainly,
+    "legible": legible,
     "several": several,
 }

@@ -38,3 +38,18 @@ def test_nouns_agree_with_their_number() -> None:
         "2 credits",
         "1,200 credits",
     ]
+
+
+@pytest.mark.parametrize(
+    ("computed", "shown"),
+    [
+        (
+            "1041 cached_input at 260000 + 54 output at 1000 per 1000000 tokens, at least 1, at most 10000",
+            "1,041 cached input at 260,000 + 54 output at 1,000 per 1,000,000 tokens, at least 1, at most 10,000",
+        ),
+        ("0.12345 USD at 1234.56789 per USD", "0.12345 USD at 1,234.56789 per USD"),
+        ("nothing, the call ended as upstream_error", "nothing, the call ended as upstream error"),
+    ],
+)
+def test_how_a_charge_came_about_is_shown_in_words_and_groups(computed: str, shown: str) -> None:
+    assert formats.legible(computed) == shown

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.db.tables import webhook_events as events_table
 from gateway.ledger.invoicing import closing
 from gateway.ledger.invoicing.invoices import Invoice
 from gateway.ledger.payments import checkouts, manual_payments, payment_booking, webhook_events
 from gateway.ledger.payments.manual_payments import Received
 from gateway.ledger.payments.payment_booking import PaymentPurpose
+from gateway.ledger.payments.webhook_events import WebhookEvent
 from gateway.ledger.subscriptions import billing_spans, renewals
 from policies.billing.issuing import Issuer
 from policies.billing.payments import MAX_ATTEMPTS, PaymentStatus, RemotePayment, RemoteRefund
@@ -114,24 +117,26 @@ async def book_pack(connection: AsyncConnection, user_id: UUID, payment: PackPay
 
 async def record_failed_event(connection: AsyncConnection, at: datetime) -> None:
     """A webhook that no attempt could process, for the operator to replay."""
-    event_id = await _store_event(connection, "evt_demo_lost", "invoice.paid", object_id="in_demo_lost", at=at)
-    event = None if event_id is None else await webhook_events.get(connection, event_id)
+    event = await _attempt(
+        connection, "evt_demo_lost", "invoice.paid", object_id="in_demo_lost", at=at, attempts=MAX_ATTEMPTS
+    )
     if event is not None:
-        await webhook_events.fail(connection, replace(event, attempts=MAX_ATTEMPTS), reason=_LOST)
+        await webhook_events.fail(connection, event, reason=_LOST)
 
 
 async def _record_event(
     connection: AsyncConnection, event_id: str, event_type: str, *, object_id: str, at: datetime
 ) -> None:
-    stored = await _store_event(connection, event_id, event_type, object_id=object_id, at=at)
-    if stored is not None:
-        await webhook_events.complete(connection, stored)
+    event = await _attempt(connection, event_id, event_type, object_id=object_id, at=at, attempts=1)
+    if event is not None:
+        await webhook_events.complete(connection, event.id)
 
 
-async def _store_event(
-    connection: AsyncConnection, event_id: str, event_type: str, *, object_id: str, at: datetime
-) -> UUID | None:
-    return await webhook_events.record(
+async def _attempt(
+    connection: AsyncConnection, event_id: str, event_type: str, *, object_id: str, at: datetime, attempts: int
+) -> WebhookEvent | None:
+    """The event as the last of so many attempts finds it; None where it was stored before."""
+    stored = await webhook_events.record(
         connection,
         PROVIDER,
         provider_event_id=event_id,
@@ -139,3 +144,7 @@ async def _store_event(
         payload={"id": event_id, "type": event_type, "data": {"object": {"id": object_id}}},
         occurred_at=at,
     )
+    if stored is None:
+        return None
+    await connection.execute(update(events_table).where(events_table.c.id == stored).values(attempts=attempts))
+    return await webhook_events.get(connection, stored)

@@ -17,6 +17,7 @@ from gateway.config import Config
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.db.session import Database
 from policies.audit_chain import ChainWalk
+from policies.billing.payments import MAX_ATTEMPTS
 from policies.pricing.receipts import RecordedCall, receipt
 from policies.usage.counts import UsageSource
 from policies.usage.recorded import read_usage
@@ -104,7 +105,8 @@ async def test_month_has_refusals_invoices_and_a_failed_payment(rows: Rows) -> N
     assert {row["status"] for row in invoices} == {"paid", "open"}
     payments = await rows("SELECT status, error_message FROM payment_transactions")
     assert {row["status"] for row in payments} == {"completed", "failed", "refunded"}
-    assert [row["status"] for row in await rows("SELECT * FROM webhook_events WHERE next_attempt_at IS NULL")]
+    events = await rows("SELECT DISTINCT status, attempts FROM webhook_events WHERE next_attempt_at IS NULL")
+    assert {(row["status"], row["attempts"]) for row in events} == {("processed", 1), ("failed", MAX_ATTEMPTS)}
     (demo,) = await rows("SELECT * FROM users WHERE email = $1", DEMO_EMAIL)
     assert demo["email_verified_at"] is not None
 
