@@ -29,6 +29,7 @@ from gateway.api.admin.dependencies import AdminDependencies, Reconcile
 from gateway.api.admin.records import (
     analyses,
     audit_log,
+    daily_usage,
     imports,
     overview,
     poison,
@@ -69,7 +70,7 @@ GUARD = openapi.Guard("/admin/", "admin_token", "An admin token; its scopes are 
 # Operations on these affect payment providers or all accounts, which no single transaction covers.
 _DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "reconcile", "usage"})
 
-# Those come first whose paths others would match as ids: `key_verification` and `key_imports` before `keys`.
+# Those come first whose paths others would match as ids: `key_imports` before `keys`, `daily_usage` before `usage`.
 ENDPOINTS = (
     users,
     portal_sessions,
@@ -85,6 +86,7 @@ ENDPOINTS = (
     subscriptions,
     credits,
     usage_exports,
+    daily_usage,
     usage,
     refusals,
     reports,

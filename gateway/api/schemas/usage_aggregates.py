@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import TypeVar
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.errors import Invalid
 from gateway.api.schemas.pages import ResponseModel
 from gateway.clock import now
-from gateway.ledger.db.rows import Page
 from gateway.ledger.usage import analytics
-from gateway.ledger.usage.analytics import MAX_SPAN, TIMEOUT_SECONDS, Dimension, UsageGroup
+from gateway.ledger.usage.analytics import MAX_SPAN, TIMEOUT_SECONDS, Dimension
 from gateway.ledger.usage.figures import end_of_hour
 from gateway.ledger.usage.history import UsageFilter
 
 DEFAULT_SPAN = timedelta(days=30)
+
+T = TypeVar("T")
 
 
 class CallAggregate(ResponseModel):
@@ -82,18 +83,10 @@ def bounds(since: datetime | None, until: datetime | None) -> tuple[datetime, da
     return since, until
 
 
-async def aggregate(
-    connection: AsyncConnection,
-    within: UsageFilter,
-    by: list[Dimension],
-    *,
-    cursor: str | None,
-    limit: int,
-    sort: str | None = None,
-) -> Page[UsageGroup]:
-    """Raises Invalid where the query takes longer than a response may."""
+async def in_time(reading: Awaitable[T], within: UsageFilter) -> T:
+    """What it reads. Raises Invalid where that takes longer than a response may."""
     try:
-        return await analytics.group_usage(connection, within, by, sort=sort, cursor=cursor, limit=limit)
+        return await reading
     except analytics.TooMuch:
         fewer = "fewer days" if within.user_id is not None else "fewer days or one user"
         raise Invalid("from", f"this takes longer than {TIMEOUT_SECONDS} s to sum; ask for {fewer}") from None

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Date, Label, Subquery, UnaryExpression, cast, func, select, text
+from sqlalchemy import ColumnElement, Date, Label, Row, Select, Subquery, UnaryExpression, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.rows import Page, decode_cursor, encode_cursor
@@ -33,6 +33,16 @@ class Dimension(StrEnum):
     KEY = "key"
     OUTCOME = "outcome"
     STATUS = "status"
+
+
+class Measure(StrEnum):
+    """The sums that groups are sorted by."""
+
+    REQUESTS = "requests"
+    CREDITS_CHARGED = "credits_charged"
+    TOKENS_USED = "tokens_used"
+    COST_USD = "cost_usd"
+    COST_UNKNOWN = "cost_unknown"
 
 
 class TooMuch(Exception):  # noqa: N818 - a response (422), not a fault
@@ -80,7 +90,7 @@ async def group_usage(
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[UsageGroup]:
-    """By a sum of SORTABLE, descending with a leading `-`; then in ascending order of `by`, as it is given.
+    """By a Measure, descending with a leading `-`; then in ascending order of `by`, as it is given.
 
     Raises TooMuch, InvalidCursor.
 
@@ -92,20 +102,26 @@ async def group_usage(
     query = select(*keys, *sums.values()).group_by(*keys)
     query = query.having(sums["requests"].element > 0)  # what a correction has moved elsewhere leaves an empty sum
     query = query.order_by(*([] if sort is None else [_order(sort, sums)]), *keys)
-    await connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_SECONDS * 1000}"))
-    try:
-        rows = (await connection.execute(query.offset(first).limit(limit + 1))).all()
-    except DatabaseUnavailable as error:
-        if _TIMED_OUT in str(error):
-            raise TooMuch from error
-        raise
+    rows = await read_in_time(connection, query.offset(first).limit(limit + 1))
     data = tuple(_group(row._mapping) for row in rows[:limit])  # noqa: SLF001 - public by SQLAlchemy's documentation
     return Page(data, encode_cursor(first + limit) if len(rows) > limit else None)
 
 
+async def read_in_time(connection: AsyncConnection, query: Select[Any]) -> Sequence[Row[Any]]:
+    """Its rows. Raises TooMuch."""
+    await connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_SECONDS * 1000}"))
+    try:
+        rows: Sequence[Row[Any]] = (await connection.execute(query)).all()
+    except DatabaseUnavailable as error:
+        if _TIMED_OUT in str(error):
+            raise TooMuch from error
+        raise
+    return rows
+
+
 # Which the sums of hours do not keep apart.
 _OF_CALLS = frozenset((Dimension.USER, Dimension.KEY, Dimension.STATUS))
-_NAMES = {
+COLUMN_OF = {
     Dimension.DAY: "day",
     Dimension.ENDPOINT: "endpoint",
     Dimension.PLAN: "plan_id",
@@ -115,13 +131,12 @@ _NAMES = {
     Dimension.OUTCOME: "outcome",
     Dimension.STATUS: "status_code",
 }
-SORTABLE = ("requests", "credits_charged", "tokens_used", "cost_usd", "cost_unknown")
 
 
 def _key(dimension: Dimension, rows: Subquery) -> ColumnElement[Any]:
     if dimension is Dimension.DAY:
         return cast(func.timezone("UTC", rows.c.at), Date).label("day")
-    key: ColumnElement[Any] = rows.c[_NAMES[dimension]]
+    key: ColumnElement[Any] = rows.c[COLUMN_OF[dimension]]
     return key
 
 
@@ -143,7 +158,7 @@ def _order(sort: str, sums: dict[str, Label[Any]]) -> UnaryExpression[Any]:
 
 def _group(row: Any) -> UsageGroup:
     """PostgreSQL gives sums of integers as numerics."""
-    keys: dict[str, Any] = {name: row.get(name) for name in _NAMES.values()}
+    keys: dict[str, Any] = {name: row.get(name) for name in COLUMN_OF.values()}
     sums: dict[str, Any] = {name: number for name, number in row.items() if name not in keys}
     mean = sums.pop("response_time_ms")
     cost = sums.pop("cost_usd")

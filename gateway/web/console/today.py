@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
+from operator import add
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
@@ -33,14 +34,15 @@ class Finding(NamedTuple):
 @pages.get("")
 async def show_today(page: Operator) -> Response:
     since = now().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=_DAYS_SHOWN - 1)
-    overview, days = await asyncio.gather(
-        page.api.get("/overview"), page.api.get("/usage", group_by="day", from_=since.isoformat(), limit=500)
+    overview, daily = await asyncio.gather(
+        page.api.get("/overview"), page.api.get("/usage/daily", split="outcome", from_=since.isoformat())
     )
-    labels = [f"{row['day'][8:]}.{row['day'][5:7]}." for row in days["data"]]
-    series = [
-        Series("succeeded", [row["succeeded"] for row in days["data"]]),
-        Series("other outcomes", [row["requests"] - row["succeeded"] for row in days["data"]]),
-    ]
+    labels = [f"{day[8:]}.{day[5:7]}." for day in daily["days"]]
+    succeeded, other = [0] * len(labels), [0] * len(labels)
+    for each in daily["series"]:
+        sums = succeeded if each["value"] == "succeeded" else other
+        sums[:] = map(add, sums, each["sums"])
+    series = [Series("succeeded", succeeded), Series("other outcomes", other)]
     context = {"overview": overview, "labels": labels, "series": series, "warnings": warnings_of(overview["trouble"])}
     return page.render("today.html", **context)
 

@@ -34,9 +34,7 @@ _ROWS, _MONTHS = 25, 13
 _NOTHING: Mapping[str, Any] = {"data": (), "next_cursor": None}
 # A filter that is none, and more calls than can be summed while somebody waits: the page says so above its filters.
 _TELLS = frozenset({400, 422})
-# A page of groups sums the whole span, so a chart asks for spans whose groups are one page: 32 values a day.
-_PAGES_OF_CHART, _GROUPS = 4, 1000
-_SPAN_OF_CHART = timedelta(days=31)
+_UNSPLIT = ("day", "user", "key")
 
 
 @pages.get("/usage")
@@ -54,7 +52,7 @@ async def show_usage(page: Operator) -> Response:
             raise ApiRefused(422, {"detail": "Keys are shown of one account: give its id, or split by account first."})
         query = {**within, "group_by": split, "sort": order, "limit": _ROWS, "cursor": page.param("cursor")}
         found, (labels, series) = await asyncio.gather(
-            page.api.get("/usage", **query), _chart(page, within, split, measure=measure, first=_since(int(span)))
+            page.api.get("/usage", **query), _chart(page, within, split, measure=measure)
         )
     except ApiRefused as refused:
         if refused.status not in _TELLS:
@@ -110,45 +108,23 @@ def _label(row: Mapping[str, Any], split: str) -> str:
     return "without" if value is None else str(value)
 
 
-async def _by_day(page: Operator, query: Mapping[str, Any], first: datetime) -> list[dict[str, Any]]:
-    """The groups of a chart, of which there are as many as days and what they are split by."""
-    rows: list[dict[str, Any]] = []
-    while first < now():
-        after = first + _SPAN_OF_CHART
-        rows += await _all(page, {**query, "from_": first.isoformat(), "to": after.isoformat()})
-        first = after
-    return rows
-
-
-async def _all(page: Operator, query: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    cursor = None
-    for _ in range(_PAGES_OF_CHART):
-        found = await page.api.get("/usage", **query, limit=_GROUPS, cursor=cursor)
-        rows += found["data"]
-        cursor = found["next_cursor"]
-        if cursor is None:
-            break
-    return rows
-
-
 async def _chart(
-    page: Operator, within: Mapping[str, Any], split: str, *, measure: str, first: datetime
+    page: Operator, within: Mapping[str, Any], split: str, *, measure: str
 ) -> tuple[list[str], list[Series]]:
     """A bar for each day, stacked by what it is split by where that has few values."""
-    parts = [] if split in ("day", "user", "key") else [split]
-    rows = await _by_day(page, {**within, "group_by": ",".join(["day", *parts])}, first)
-    days = [(first + timedelta(days=ago)).date() for ago in range((now().date() - first.date()).days + 1)]
-    sums: dict[str, dict[date, float]] = {}
-    for row in rows:
-        name = _label(row, split) if parts else MEASURES[measure].lower()
-        of_day = sums.setdefault(name, {})
-        day = date.fromisoformat(row["day"])
-        value = float(row[measure]) if measure == "cost_usd" else row[measure]
-        of_day[day] = round(of_day.get(day, 0) + value, 6)
-    largest = sorted(sums, key=lambda name: -sum(sums[name].values()))
-    shown = largest[: MAX_SERIES - 1] if len(largest) > MAX_SERIES else largest
-    series = [Series(name, [sums[name].get(day, 0) for day in days]) for name in shown]
-    if rest := [name for name in largest if name not in shown]:
-        series.append(Series("others", [sum(sums[name].get(day, 0) for name in rest) for day in days]))
+    parts = None if split in _UNSPLIT else split
+    found = await page.api.get("/usage/daily", **within, measure=measure, split=parts, limit=MAX_SERIES)
+    days = [date.fromisoformat(day) for day in found["days"]]
+    whole = MEASURES[measure].lower()
+    series = [
+        Series(_name(each) if parts else whole, [_drawn(amount) for amount in each["sums"]]) for each in found["series"]
+    ]
     return [f"{day:%d.%m.}" for day in days], series
+
+
+def _name(series: Mapping[str, Any]) -> str:
+    return "others" if series["is_rest"] else series["value"] or "without"
+
+
+def _drawn(amount: int | str) -> float:
+    return round(float(amount), 6) if isinstance(amount, str) else amount

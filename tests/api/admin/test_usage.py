@@ -287,3 +287,30 @@ async def test_refusals_are_summed_by_what_is_asked(admin_api: AdminApi) -> None
     assert await sums(api_key_id=str(keys[1]), group_by="key,endpoint") == [("upload", str(keys[1]), 1)]
     assert len(await admin_api.pages("/refusals", limit=1, **march, **own)) == 2
     await admin_api.call("GET", "/refusals", params={"group_by": "weather"}, status=422)
+
+
+async def test_usage_by_day_has_the_largest_values_and_the_rest(admin_api: AdminApi) -> None:
+    user = UUID((await admin_api.create_user())["id"])
+    lines = [
+        a_line(user, at=NOON + timedelta(days=day), model=f"m-{model}", cost_usd="0.25", credits_charged=9 - model)
+        for day in (0, 2)
+        for model in range(4)
+    ]
+    await _ingest(admin_api, *lines, a_line(user, at=NOON, credits_charged=100))
+    span = {"user_id": str(user), "from": "2026-03-15T00:00:00Z", "to": "2026-03-18T00:00:00Z"}
+    found = await admin_api.get("/usage/daily", **span, measure="credits_charged", split="model", limit=3)
+    assert found["days"] == ["2026-03-15", "2026-03-16", "2026-03-17"]
+    assert found["series"] == [
+        {"value": None, "is_rest": False, "sums": [100, 0, 0]},
+        {"value": "m-0", "is_rest": False, "sums": [9, 0, 9]},
+        {"value": None, "is_rest": True, "sums": [21, 0, 21]},
+    ]
+    (whole,) = (await admin_api.get("/usage/daily", **span, measure="cost_usd"))["series"]
+    assert whole == {"value": None, "is_rest": False, "sums": ["1.000000", "0", "1.000000"]}
+
+
+async def test_usage_by_day_refuses_a_span_that_is_too_long(admin_api: AdminApi) -> None:
+    span = {"from": "2024-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"}
+    problem = await admin_api.call("GET", "/usage/daily", params=span, status=422)
+    assert "366 days at most" in problem["detail"]
+    await admin_api.call("GET", "/usage/daily", params={"split": "user"}, status=422)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -20,59 +20,11 @@ from gateway.ledger.db.tables.usage import SUMMED
 from gateway.ledger.usage.analytics import Dimension, UsageGroup, group_usage
 from gateway.ledger.usage.figures import figures
 from gateway.ledger.usage.history import UsageFilter, UsageRow, stream_usage
-from gateway.ledger.usage.ingestion import correct, ingest
-from tests.ledger.make import NOON, a_line
+from gateway.ledger.usage.ingestion import ingest
+from tests.ledger.make import a_line
+from tests.ledger.usage.random_calls import BEGIN, FILTERS, HOURS, an_instant, write_calls
 
-HOURS = 30
-BEGIN = NOON + timedelta(days=4000)  # no other test has calls then
-FILTERS = (
-    UsageFilter(),
-    UsageFilter(endpoint="chat"),
-    UsageFilter(plan_id="pro", usage_source="reported"),
-    UsageFilter(model="m-1"),
-    UsageFilter(outcome="abandoned"),
-)
 DIMENSIONS = (Dimension.DAY, Dimension.ENDPOINT, Dimension.PLAN, Dimension.MODEL, Dimension.OUTCOME)
-
-
-def _columns(random: Random) -> dict[str, Any]:
-    """What a call may have, and may lack."""
-    counts = {name: random.choice((None, 0, random.randint(1, 2**40))) for name in SUMMED[2:8]}
-    return {
-        **counts,
-        "endpoint": random.choice(("analyze", "chat")),
-        "plan_id": random.choice((None, "free", "pro")),
-        "model": random.choice((None, "m-1", "m-2")),
-        "usage_source": random.choice((None, "reported", "estimated")),
-        "cost_usd": random.choice((None, "0.000001", "12.5")),
-        "product_count": random.choice((None, 1, 7)),
-        "request_bytes": random.choice((None, 100)),
-        "response_time_ms": random.choice((None, random.randint(0, 5000))),
-        "credits_charged": random.randint(0, 9),
-        "outcome": random.choice(("succeeded", "upstream_error", "client_aborted")),
-    }
-
-
-def _an_instant(random: Random) -> datetime:
-    return BEGIN + timedelta(seconds=random.randint(0, HOURS * 3600), microseconds=random.randint(0, 999_999))
-
-
-async def _live(connection: AsyncConnection, random: Random) -> None:
-    """Batches of calls, some written twice, some swept as abandoned and settled late."""
-    for _ in range(6):
-        lines, late = [], []
-        for _ in range(random.randint(1, 40)):
-            fixed: dict[str, Any] = {"request_id": str(uuid4()), "at": _an_instant(random)}
-            user, columns = uuid4(), _columns(random)
-            if random.random() < 0.2:
-                lines.append(a_line(user, **fixed, **columns | {"outcome": "abandoned", "credits_charged": 0}))
-                late.append(a_line(user, **fixed, **columns))
-            else:
-                lines.append(a_line(user, **fixed, **columns))
-        await ingest(connection, lines + random.sample(lines, len(lines) // 3))
-        if late:
-            await correct(connection, late + late[:1])
-            await correct(connection, late)
 
 
 def _grouped(rows: Iterable[UsageRow], by: list[Dimension]) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -110,9 +62,9 @@ def _key(group: UsageGroup, by: list[Dimension]) -> tuple[Any, ...]:
 @pytest.mark.parametrize("seed", range(3))
 async def test_sums_of_any_span_are_those_of_its_calls(connection: AsyncConnection, seed: int) -> None:
     random = Random(seed)  # noqa: S311 - a fixed history
-    await _live(connection, random)
+    await write_calls(connection, random)
     for _ in range(12):
-        since, until = sorted((_an_instant(random), _an_instant(random)))
+        since, until = sorted((an_instant(random), an_instant(random)))
         if random.random() < 0.4:
             since, until = since.replace(minute=0, second=0, microsecond=0), BEGIN + timedelta(hours=HOURS + 1)
         wanted = replace(random.choice(FILTERS), since=since, until=until)

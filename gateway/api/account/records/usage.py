@@ -19,7 +19,7 @@ from gateway.api.schemas import usage_aggregates
 from gateway.api.schemas.fields import Instant, Line
 from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.api.schemas.usage_aggregates import CallAggregate
-from gateway.ledger.usage import history
+from gateway.ledger.usage import analytics, history
 from gateway.ledger.usage.analytics import Dimension
 from gateway.ledger.usage.history import UsageFilter, UsageRow
 from policies.billing.money import plain
@@ -164,7 +164,8 @@ def sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: 
 
     async def page(cursor: str | None, limit: int) -> PageModel[CallAggregate]:
         async with dependencies.database.read() as connection:
-            found = await usage_aggregates.aggregate(connection, within, by, cursor=cursor, limit=limit)
+            groups = analytics.group_usage(connection, within, by, cursor=cursor, limit=limit)
+            found = await usage_aggregates.in_time(groups, within)
         return page_of(found, CallAggregate.model_validate)
 
     return page

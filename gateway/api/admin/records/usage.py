@@ -27,7 +27,7 @@ from gateway.api.unit_of_work import UnitOfWork
 from gateway.ledger.accounts import users
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.usage import analytics, history
-from gateway.ledger.usage.analytics import Dimension, UsageGroup
+from gateway.ledger.usage.analytics import Dimension, Measure, UsageGroup
 from gateway.ledger.usage.history import UsageFilter
 from policies.billing.money import CreditValue, margin
 from policies.model import Outcome
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/usage", tags=["usage"])
 
 GroupBy = Annotated[str, StringConstraints(pattern=usage_aggregates.pattern(Dimension))] | None
 
-Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(analytics.SORTABLE)})$")] | None
+Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(Measure)})$")] | None
 
 
 class Usage(ResponseModel):
@@ -122,7 +122,7 @@ class UsageQuery(RecordQuery):
     sort: Sort = Field(
         default=None,
         examples=["-credits_charged"],
-        description=f"Orders the groups by {', '.join(analytics.SORTABLE)}, descending with a leading `-`.",
+        description=f"Orders the groups by {', '.join(Measure)}, descending with a leading `-`.",
     )
     format: csv_export.Format | None = Field(
         default=None, description="csv: all of it, whatever the limit; or `Accept: text/csv`."
@@ -185,9 +185,8 @@ def _grouped(query: UsageQuery, group_by: str, unit_of_work: UnitOfWork, *, valu
 
     async def page(cursor: str | None, limit: int) -> PageModel[UsageAggregate]:
         async with unit_of_work.read() as connection:
-            found = await usage_aggregates.aggregate(
-                connection, within, by, sort=query.sort, cursor=cursor, limit=limit
-            )
+            groups = analytics.group_usage(connection, within, by, sort=query.sort, cursor=cursor, limit=limit)
+            found = await usage_aggregates.in_time(groups, within)
             emails = await users.list_emails(connection, {group.user_id for group in found.data if group.user_id})
         return page_of(found, lambda group: _shown(group, emails, value))
 
