@@ -31,8 +31,9 @@ class ReaderName(StrEnum):
 class ModelPrice:
     """What one model costs for each unit of its list.
 
-    `above` maps a count of input to the rates of the whole call once its input passes it, lowest mark first. `feature`
-    is the plan feature that the model needs. `max_output` is the most tokens that the model writes.
+    `above` maps a count of input to the rates of the whole call once its input passes it, lowest mark first. Where they
+    have input, no part of the input has a rate from below; so with output. `feature` is the plan feature that the model
+    needs. `max_output` is the most tokens that the model writes.
     """
 
     rates: Rates
@@ -59,7 +60,12 @@ class ModelPrice:
 
     @cached_property
     def _tables_above(self) -> tuple[tuple[int, RateTable], ...]:
-        return tuple((mark, rate_table({**self.rates, **rates})) for mark, rates in self.above)
+        return tuple((mark, rate_table(self._rates_above(rates))) for mark, rates in self.above)
+
+    def _rates_above(self, rates: Rates) -> Rates:
+        """Those of a mark alone, but for input or output where it has none: that costs what it does below."""
+        below = {kind: rate for kind, rate in self.rates.items() if kind.root not in rates}
+        return {**below, **rates}
 
 
 Catalogue = Callable[[str], ModelPrice | None]  # what a model costs, by the name that an API has for it

@@ -36,6 +36,11 @@ class UsageClass(StrEnum):
     def parent(self) -> UsageClass | None:
         return PARENTS[self]
 
+    @property
+    def root(self) -> UsageClass:
+        """`input` or `output`, of which it is a part or which it is."""
+        return self if self.parent is None else self.parent.root
+
 
 PARENTS: Mapping[UsageClass, UsageClass | None] = {
     UsageClass.INPUT: None,

@@ -50,7 +50,7 @@ def test_cost_is_exact_by_class_and_mark() -> None:
     price = ModelPrice(rates, above=((500, {UsageClass.INPUT: Decimal(5)}),))
     costs = CostList({"m": price, "n": ModelPrice(rates)}, unit_size=10**6)
     assert cost_usd(costs, USED, served=None, asked="n") == Decimal("0.004375")
-    assert cost_usd(costs, USED, served=None, asked="m") == Decimal("0.004625")
+    assert cost_usd(costs, USED, served=None, asked="m") == Decimal("0.008")
 
 
 @pytest.mark.parametrize(

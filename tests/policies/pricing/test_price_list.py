@@ -101,6 +101,19 @@ def test_cost_of_any_counts_never_passes_the_dearest_rate(
     assert found.credits <= -(-Fraction(max(rates.values())) * tokens // 1)
 
 
+def test_class_that_a_mark_leaves_out_is_priced_as_its_parent_there() -> None:
+    below = {C.INPUT: Decimal(10), C.CACHED_INPUT: Decimal(1), C.OUTPUT: Decimal(20), C.REASONING: Decimal(5)}
+    price = ModelPrice(
+        below, above=((100, {C.INPUT: Decimal(30)}), (200, {C.INPUT: Decimal(40), C.OUTPUT: Decimal(50)}))
+    )
+    listed = PriceList("l", ReaderName.OPENAI, {})
+    credits = [
+        cost(listed, price, Usage({C.INPUT: count, C.CACHED_INPUT: 50, C.OUTPUT: 2, C.REASONING: 1})).credits
+        for count in (100, 101, 201)
+    ]
+    assert credits == [50 * 10 + 50 * 1 + 20 + 5, 101 * 30 + 20 + 5, 201 * 40 + 2 * 50]
+
+
 MARKS = st.lists(st.tuples(st.integers(0, 10**6), RATES), max_size=2, unique_by=lambda mark: mark[0])
 SIZES = st.sampled_from([1, 3, 1000, 10**6])
 
@@ -111,7 +124,8 @@ def test_hold_is_exactly_the_dearest_input_and_the_output_at_the_rates_of_its_ma
 ) -> None:
     price, input_count = ModelPrice(rates, tuple(sorted(above))), -(-body_bytes // 3)
     passed = [over for mark, over in sorted(above) if input_count > mark]
-    there = rates | passed[-1] if passed else rates
+    there = {kind: rate for kind, rate in rates.items() if not passed or kind.root not in passed[-1]}
+    there |= passed[-1] if passed else {}
     dearest = max(_rate(there, kind) for kind in C if C.OUTPUT not in (kind, PARENTS[kind]))
     exact = (Fraction(dearest) * input_count + Fraction(_rate(there, C.OUTPUT)) * output) / size
     listed = PriceList("l", ReaderName.OPENAI, {}, unit_size=size)
