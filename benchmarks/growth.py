@@ -1,7 +1,7 @@
-"""What a call costs as things grow: accounts, routes, open connections, rows of usage. Flat, or it says what is not.
+"""What a call costs as things grow: accounts, routes, models, open connections, rows of usage.
 
-`python -m benchmarks.growth [--only accounts routes connections rows] [--accounts 1000000] [--rows 10000000]`. Each
-size is measured beside the smallest, in interleaved rounds of one run.
+`python -m benchmarks.growth [--only accounts routes models connections rows] [--accounts 1000000] [--rows 10000000]`.
+Each size is measured beside the smallest, in interleaved rounds of one run.
 """
 
 from __future__ import annotations
@@ -103,13 +103,43 @@ def _in_turn(folder: Path, upstream: int, stack: ExitStack, *, accounts: int) ->
 
 def _routes(_: argparse.Namespace, folder: Path, upstream: int, stack: ExitStack) -> list[tuple[Contender, Case]]:
     return [
-        (stack.enter_context(_gateway(folder / str(count), upstream, f"{count:,} routes more", routes=count))[0], _CALL)
-        for count in (0, 100, 5000)
+        (stack.enter_context(_gateway(folder / str(count), upstream, name, more=_more_routes(count)))[0], _CALL)
+        for count, name in ((count, f"{count:,} routes more") for count in (0, 100, 5000))
     ]
 
 
+def _more_routes(count: int) -> str:
+    return "".join(
+        f"  - {{name: more-{n}, match: {{path: /more/{n}/**}}, upstream: static, usage_type: call,"
+        " price: {credits: 1}}\n"
+        for n in range(count)
+    )
+
+
+def _models(_: argparse.Namespace, folder: Path, upstream: int, stack: ExitStack) -> list[tuple[Contender, Case]]:
+    """A completion whose model is the last of the list, after patterns of which none fits."""
+    asked = json.dumps({"model": "static", "max_tokens": 500, "messages": [{"role": "user", "content": "hi"}]})
+    case = Case("chat completion", "/priced/v1/chat/completions", method="POST", json_body=asked)
+    gateways = {count: _list_of_models(count) for count in (1, 50, 500)}
+    return [
+        (stack.enter_context(_gateway(folder / str(count), upstream, f"{count:,} models", more=more))[0], case)
+        for count, more in gateways.items()
+    ]
+
+
+def _list_of_models(count: int) -> str:
+    rates = "{input: 2600000, cached_input: 260000, output: 15600000, max_output: 128000}"
+    names = [f'"model-{n}-*"' if n % 2 else f"model-{n}" for n in range(count - 1)]
+    listed = "".join(f"      {name}: {rates}\n" for name in (*names, "static"))
+    return (
+        "  - {name: priced, match: {path: /priced/**}, strip_prefix: /priced, upstream: static, price: openai}\n"
+        f"prices:\n  openai:\n    reader: openai\n    per: 1M tokens\n    hold: estimate\n    models:\n{listed}"
+    )
+
+
 def _connections(_: argparse.Namespace, folder: Path, upstream: int, stack: ExitStack) -> list[tuple[Contender, Case]]:
-    contender, _data = stack.enter_context(_gateway(folder / "connections", upstream, ""))
+    from_one_address = ", max_connections_per_address: 0"
+    contender, _data = stack.enter_context(_gateway(folder / "connections", upstream, "", more_server=from_one_address))
     return [
         (replace(contender, name=f"{idle:,} idle connections"), replace(_CALL, idle=idle)) for idle in (0, 1_000, 9_800)
     ]
@@ -122,18 +152,21 @@ def _rows(given: argparse.Namespace, folder: Path, upstream: int, stack: ExitSta
     return [(few[0], _CALL), (many[0], _CALL)]
 
 
-_KINDS = {"accounts": _accounts, "routes": _routes, "connections": _connections, "rows": _rows}
+_KINDS = {
+    "accounts": _accounts,
+    "routes": _routes,
+    "models": _models,
+    "connections": _connections,
+    "rows": _rows,
+}
 
 
 @contextmanager
-def _gateway(folder: Path, upstream: int, name: str, *, routes: int = 0) -> Iterator[tuple[Contender, dict[str, str]]]:
+def _gateway(
+    folder: Path, upstream: int, name: str, *, more: str = "", more_server: str = ""
+) -> Iterator[tuple[Contender, dict[str, str]]]:
     folder.mkdir()
-    more = "".join(
-        f"  - {{name: more-{n}, match: {{path: /more/{n}/**}}, upstream: static, usage_type: call,"
-        " price: {credits: 1}}\n"
-        for n in range(routes)
-    )
-    with ours.serving(folder, upstream, more_routes=more) as (contender, printed):
+    with ours.serving(folder, upstream, more_routes=more, more_server=more_server) as (contender, printed):
         yield replace(contender, name=name), {**printed, "data_dir": str(ours.data_dir(folder))}
 
 

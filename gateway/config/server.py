@@ -15,6 +15,7 @@ from gateway.config.quantities import (
     Kind,
     Listen,
     Network,
+    NotNegative,
     Positive,
     Size,
     Timeout,
@@ -124,10 +125,9 @@ class Server:
         ),
     ] = 256 * 1024 * 1024
     max_connections_per_address: Annotated[
-        Positive | None,
+        NotNegative,
         about(
-            "Connections of a client address, of IPv6 its /64, to each process. Trusted proxies have no limit; null: "
-            "nobody has."
+            "Connections of a client address, of IPv6 its /64, to each process; 0: no limit. Trusted proxies have none."
         ),
     ] = 2000
     shutdown_delay_seconds: Annotated[

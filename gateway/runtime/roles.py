@@ -15,6 +15,7 @@ import uvicorn
 
 from gateway import logs, metrics
 from gateway.config import Config, ConfigError
+from gateway.config import Server as ServerSettings
 from gateway.listener.server import ListenerLimits, build_gate, configure
 from gateway.runtime.control_plane import control_plane
 from gateway.runtime.data_plane import data_plane, reload
@@ -119,16 +120,19 @@ def tune_garbage_collection() -> None:
 
 
 def public_server(app: Any, config: Config) -> Server:
-    server = config.server
-    limits = ListenerLimits(
+    gate = build_gate(client_limits(config.server), trusted_proxies=config.server.trusted_proxies)
+    return Server(configure(app, gate), Drain(gate, timeout_seconds=config.server.drain_timeout_seconds))
+
+
+def client_limits(server: ServerSettings) -> ListenerLimits:
+    """What the settings allow a client of the public listener."""
+    return ListenerLimits(
         max_header_bytes=server.max_header_bytes,
         header_timeout_seconds=server.header_timeout_seconds,
         body_idle_timeout_seconds=server.body_idle_timeout_seconds,
         body_min_rate=server.body_min_rate,
-        max_connections_per_address=server.max_connections_per_address,
+        max_connections_per_address=server.max_connections_per_address or None,
     )
-    gate = build_gate(limits, trusted_proxies=server.trusted_proxies)
-    return Server(configure(app, gate), Drain(gate, timeout_seconds=server.drain_timeout_seconds))
 
 
 def _server(app: Any, config: Config) -> Server:
