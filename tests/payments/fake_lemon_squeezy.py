@@ -124,6 +124,8 @@ class FakeLemonSqueezy:
             made["attributes"]["url"] = f"https://store.test/checkout/{made['id']}"
             made["relationships"] = given["relationships"]
             return {"data": made}
+        if path[0] == "subscription-items":
+            return {"data": self._change_seats(path[1], **given["attributes"])}
         subscription = self.found["subscriptions", path[1]]
         if method == "DELETE":
             self._touch(
@@ -143,6 +145,20 @@ class FakeLemonSqueezy:
             self._touch(subscription, status="active", cancelled=False, ends_at=None)
             self._emit("subscription_resumed", subscription, subscription["_custom"])
         return {"data": self._shown(subscription)}
+
+    def _change_seats(self, item_id: str, quantity: int, *, invoice_immediately: bool = False) -> Resource:
+        """Charged at once where it is asked for, else with the renewal."""
+        subscription = next(
+            each
+            for (kind, _), each in self.found.items()
+            if kind == "subscriptions" and str(each["attributes"]["first_subscription_item"]["id"]) == item_id
+        )
+        of = subscription["attributes"]
+        added = self.prices[str(of["variant_id"])] * (quantity - of["first_subscription_item"]["quantity"])
+        self._touch(subscription, first_subscription_item={"id": int(item_id), "quantity": quantity})
+        if invoice_immediately:
+            self._invoice(subscription, "updated", paid=True, amount=added)
+        return {"type": "subscription-items", "id": item_id, "attributes": {"quantity": quantity}}
 
     def _list(self, kind: str, wanted: dict[str, str]) -> Resource:
         filters = {name[7:-1]: value for name, value in wanted.items() if name.startswith("filter[")}

@@ -13,7 +13,7 @@ import pytest
 from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
-from gateway.payments.provider import CredentialsRejected
+from gateway.payments.provider import CredentialsRejected, PriceChange
 from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.api.conftest import admin_app, client_of
 from tests.payments.conftest import LEMON_SQUEEZY_SECRETS, lemon_squeezy_provider
@@ -263,3 +263,13 @@ async def current_subscription(lemon_squeezy_stack: PaymentStack, user: User) ->
     found = await lemon_squeezy_stack.subscription(user)
     assert found is not None
     return found
+
+
+async def test_lemon_squeezy_seats_are_paid_for_when_they_are_added(
+    lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
+) -> None:
+    user = await lemon_squeezy_stack.create_user()
+    remote = await subscribe_and_pay(lemon_squeezy_stack, fake_lemon_squeezy, user)
+    await lemon_squeezy_stack.provider.change_plan(remote["id"], PriceChange("200", 3, "seats"))
+    await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
+    assert "59.98" in [str(row.amount) for row in await lemon_squeezy_stack.payments(user)]

@@ -151,3 +151,16 @@ async def record_usage(
     ]
     async with stack.database.transaction() as connection:
         await ingest(connection, lines)
+
+
+async def test_usage_of_kept_subscribers_is_reported_after_their_plan_has_a_flat_price(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user_id, subscription_id = await create_metered_subscription(stripe_stack)
+    terms = PlanTerms(name="Flat", price=Decimal("5.00"), provider_ids={"stripe_price_id": "price_flat"})
+    async with stripe_stack.database.transaction() as connection:
+        await plans.change(connection, "metered", terms, subscribers="keep")
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
+    await record_usage(stripe_stack, user_id, subscription_id, [3], at=today)
+    await run_reporter(stripe_stack, stripe_stack.provider)
+    assert reported_credits(fake_stripe) == [3]

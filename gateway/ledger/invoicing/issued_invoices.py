@@ -10,6 +10,7 @@ The caller has locked the subscription (`subscriptions.get_for_update`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -135,10 +136,14 @@ async def bill_usage(
 ) -> list[Line]:
     """Lines for all usage in the currency that no invoice has yet, marked as invoiced by this transaction.
 
-    Lines of other periods than `period` name their time.
+    Lines of other periods than `period` name their time. Tiers count all usage of a period on the same terms.
     """
     lines: list[Line] = []
-    for span in await billing_spans.list_countable(connection, subscription.id, now=now):
+    spans = await billing_spans.list_countable(connection, subscription.id, now=now)
+    billed_at = Counter[tuple[datetime, Pricing | None]]()
+    for span in spans:
+        billed_at[span.period_start, span.terms] += span.credits_billed or 0
+    for span in spans:
         pricing = span.terms
         if pricing is None or pricing.model != "usage" or pricing.currency != currency:
             continue
@@ -146,7 +151,10 @@ async def bill_usage(
         time = Period(span.starts_at, span.ends_at)
         is_of_period = span.period_start == period.start and span.credits_billed is None
         name = span.name if is_of_period else f"Usage from {time.start:%Y-%m-%d} to {time.end:%Y-%m-%d}: {span.name}"
-        found = usage_lines(pricing, used, billed=span.credits_billed or 0, description=name)
+        more = used - (span.credits_billed or 0)
+        billed = billed_at[span.period_start, pricing]
+        billed_at[span.period_start, pricing] += more
+        found = usage_lines(pricing, billed + more, billed=billed, description=name)
         lines += [replace(line, period=time) for line in found]
         await billing_spans.mark_billed(connection, span, used=used)
     return lines
@@ -321,7 +329,10 @@ async def _take_drafts(connection: AsyncConnection, subscription: StoredSubscrip
     if await billing_spans.had_other_plan(connection, subscription):
         return drafts
     lines = (line_from_json(each) for each in drafts[0].lines)
-    billed = {line.period.start: line.quantity for line in lines if line.kind is LineKind.USAGE and line.period}
+    billed = Counter[datetime]()  # tiers give a span several lines
+    for line in lines:
+        if line.kind is LineKind.USAGE and line.period:
+            billed[line.period.start] += line.quantity
     await billing_spans.restart_period(connection, subscription, billed=billed)
     await connection.execute(delete(rows).where(rows.c.id == drafts[0].id))
     return ()

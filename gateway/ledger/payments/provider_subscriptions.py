@@ -8,6 +8,7 @@ whatever the provider says, and must be cancelled there. Its metadata name the o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.credits import expiry
 from gateway.ledger.db.errors import NotFound
@@ -25,6 +27,7 @@ from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
 from gateway.ledger.subscriptions import advances, billing_spans, free_credits, overage
 from gateway.ledger.subscriptions.allowances import credits_of, extend_period, open_period, plan_of, prorate
+from gateway.ledger.subscriptions.lifecycle import period_length
 from gateway.ledger.subscriptions.subscriptions import (
     MANUAL,
     StoredSubscription,
@@ -99,6 +102,7 @@ async def sync_from_provider(
     )
     await _settle_advance(connection, synced, settlement, now=now, actor=actor)
     if status in _PAID or settlement is Settlement.ADVANCED:
+        await _take_rest(connection, before, synced, old_plan=old_plan, actor=actor)
         await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
     if settlement is Settlement.ADVANCED:
         await advances.mark(connection, synced)
@@ -141,6 +145,27 @@ def _past_due_since(
         return None
     has_failed = status is SubscriptionStatus.PAST_DUE or settlement is Settlement.UNPAID
     return before.past_due_since or (now if has_failed else None)
+
+
+async def _take_rest(
+    connection: AsyncConnection,
+    before: StoredSubscription,
+    synced: StoredSubscription,
+    *,
+    old_plan: StoredPlan,
+    actor: str,
+) -> None:
+    """Takes the credits of the rest of a paid period that one of another length replaces: its price went back."""
+    plan, begins = await plan_of(connection, synced), synced.current_period_start
+    is_within = before.current_period_start < begins < before.current_period_end
+    if before.status is not SubscriptionStatus.ACTIVE or not is_within:
+        return
+    if period_length(plan) == period_length(old_plan):
+        return
+    share = remaining_share(before.current_period_start, before.current_period_end, now=begins)
+    without = replace(old_plan, terms=replace(old_plan.terms, credits_per_period=0))
+    had = credits_of(old_plan, before.quantity)
+    await prorate(connection, before, plan=without, before=had, share=share, actor=actor)
 
 
 async def _grant(

@@ -30,8 +30,8 @@ class UsageReport:
     attempted_at: datetime | None
 
 
-# Each call is billed by the plan it was made under. Days are UTC. The identifier contains the credits reported before,
-# so that it differs between the reports of a day.
+# Each call is billed by the plan it was made under, in the version that the subscription keeps. Days are UTC. The
+# identifier contains the credits reported before, so that it differs between the reports of a day.
 _DUE = text("""
     INSERT INTO usage_reports (subscription_id, day, used_at, identifier, credits_used)
     SELECT used.subscription_id, used.day, used.used_at,
@@ -41,8 +41,13 @@ _DUE = text("""
                    max(u.created_at) AS used_at, CAST(sum(u.credits_charged) AS bigint) AS credits
               FROM usage_tracking u
               JOIN subscriptions s ON s.id = u.subscription_id AND s.provider = :provider
-              JOIN subscription_plans p ON p.id = u.plan_id AND p.pricing_model = 'usage'
+              JOIN subscription_plans p ON p.id = u.plan_id
+              LEFT JOIN plan_versions v ON s.keeps_version AND s.plan_id = u.plan_id
+                    AND v.plan_id = s.plan_id AND v.version = s.plan_version
              WHERE u.created_at >= :since AND u.created_at < :until
+               AND u.plan_id IN (SELECT id FROM subscription_plans WHERE pricing_model = 'usage'
+                                 UNION SELECT plan_id FROM plan_versions WHERE terms ->> 'pricing_model' = 'usage')
+               AND coalesce(v.terms ->> 'pricing_model', p.pricing_model) = 'usage'
              GROUP BY 1, 2) used
       LEFT JOIN LATERAL (SELECT CAST(sum(r.credits_used) AS bigint) AS credits FROM usage_reports r
                           WHERE r.subscription_id = used.subscription_id AND r.day = used.day

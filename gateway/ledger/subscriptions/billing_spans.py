@@ -126,8 +126,8 @@ async def close(connection: AsyncConnection, span: BillingSpan, *, invoice_id: U
 
 
 async def list_countable(connection: AsyncConnection, subscription_id: UUID, *, now: datetime) -> list[BillingSpan]:
-    """Spans whose usage was never counted, or may have grown since; oldest first."""
-    may_grow = or_(billing_spans.c.credits_billed.is_(None), billing_spans.c.ends_at > now - LATE_USAGE)
+    """Spans whose usage was never counted, and all of a period whose usage may have grown since; oldest first."""
+    may_grow = or_(billing_spans.c.credits_billed.is_(None), billing_spans.c.period_end > now - LATE_USAGE)
     query = select(*_COLUMNS).where(billing_spans.c.subscription_id == subscription_id, may_grow)
     rows = await connection.execute(query.order_by(billing_spans.c.starts_at, billing_spans.c.ends_at))
     return [value(BillingSpan, row) for row in rows]

@@ -141,7 +141,8 @@ class LemonSqueezy:
         changed = await self._patch_subscription(subscription_id, variant)
         item, quantity = changed["attributes"].get("first_subscription_item") or {}, change.quantity
         if item and quantity is not None and item.get("quantity") != quantity:
-            body = self._resource("subscription-items", {"quantity": quantity}, resource_id=str(item["id"]))
+            seats = {"quantity": quantity, "invoice_immediately": True}
+            body = self._resource("subscription-items", seats, resource_id=str(item["id"]))
             await self._send("PATCH", f"/subscription-items/{item['id']}", body)
         return None
 

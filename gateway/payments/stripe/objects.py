@@ -271,10 +271,13 @@ def is_for_period(invoice: Object) -> bool:
 
 
 def _sold(invoice: Object, currency: str) -> tuple[SoldLine, ...]:
-    """The lines with a price: of an invoice for a period those that are no proration, else the dearest first."""
+    """The lines with a price: of an invoice for a period those that are no proration, else the dearest first.
+
+    A change to another interval begins a period, so its invoice has a line for all of that one.
+    """
     is_whole = is_for_period(invoice)
     found = [
-        SoldLine(price, amount(line.get("amount"), currency), _span(line) if is_whole else None)
+        SoldLine(price, amount(line.get("amount"), currency), None if _is_proration(line) else _span(line))
         for line in data(invoice.get("lines"))
         if (price := _price_of(line)) and not (is_whole and _is_proration(line))
     ]

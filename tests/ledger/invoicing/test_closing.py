@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import erasure, users
 from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import Tier
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.invoicing import closing, issued_invoices
 from gateway.ledger.invoicing.invoices import Invoice
@@ -390,3 +391,15 @@ class _Life:
         found = await open_periods(self.connection, now)
         for subscription_id, start in self.random.sample(found, len(found)):
             await closed(self.connection, subscription_id, start, now)
+
+
+async def test_tiers_count_all_usage_of_a_period_however_often_it_is_invoiced(connection: AsyncConnection) -> None:
+    tiers = (Tier(up_to=10, unit_price=Decimal("1.00")), Tier(up_to=None, unit_price=Decimal("0.50")))
+    mine = await begun(connection, await a_plan(connection, "0", "usage", tiers=tiers, tiers_mode="graduated"))
+    await used(connection, mine, at=JUNE + timedelta(days=1), credits_charged=10)
+    assert amounts(await invoiced(connection, mine, THE_11TH)) == ["10.00"]
+    await used(connection, mine, at=THE_21ST, credits_charged=10)
+    await advanced(connection, mine, JULY)
+    june = await closed(connection, mine)
+    assert june is not None
+    assert amounts(june) == ["5.00"]

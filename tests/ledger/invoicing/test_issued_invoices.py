@@ -280,3 +280,16 @@ async def used(connection: AsyncConnection, subscription_id: UUID, *, at: dateti
     """
     given = {"request_id": uuid4(), "at": at, "user_id": mine.user_id, "subscription_id": mine.id}
     await connection.execute(text(row), {**given, "credits": credits_charged})
+
+
+async def test_voided_invoice_with_tiered_usage_of_the_period_before_asks_for_all_of_it_again(
+    connection: AsyncConnection,
+) -> None:
+    tiers = (Tier(up_to=10, unit_price=Decimal("1.00")), Tier(up_to=None, unit_price=Decimal("0.50")))
+    mine = await begun(connection, await a_plan(connection, "0", "usage", tiers=tiers, tiers_mode="graduated"))
+    await used(connection, mine, at=THE_11TH, credits_charged=15)
+    await renewals.advance(connection, mine, now=JULY, grace=timedelta(days=3))
+    wrong = await invoiced(connection, mine, JULY + timedelta(days=1))
+    assert amounts(wrong) == ["10.00", "2.50"]
+    await voided(connection, wrong, JULY + timedelta(days=1))
+    assert amounts(await invoiced(connection, mine, JULY + timedelta(days=1))) == ["10.00", "2.50"]

@@ -145,3 +145,15 @@ async def test_second_account_of_a_person_gets_no_second_trial_by_a_checkout_tha
         await sync(connection, second, Status.TRIALING)
     assert await kinds(connection, first.user_id) == [("grant", 100)]
     assert await kinds(connection, second.user_id) == []
+
+
+async def test_plan_of_another_interval_at_the_provider_takes_the_rest_of_the_old_credits_once(
+    connection: AsyncConnection,
+) -> None:
+    waiting = await order_subscription(connection)
+    await sync(connection, waiting)
+    yearly, half = await a_plan(connection, credits_per_period=1200, billing_interval="year"), NOON + MONTH / 2
+    period: dict[str, Any] = {"period_start": half, "period_end": half + 12 * MONTH}
+    for number in range(3):
+        await sync(connection, waiting, now=half + number * SECOND, price=PlanPrice(yearly), **period)
+    assert (await balance(connection, waiting.user_id)).current_credits == 50 + 1200
