@@ -149,7 +149,7 @@ def _chart(title: str, frame: _Frame, series: Sequence[Series], unit: str, drawi
 
 def _description(labels: Sequence[str], series: Sequence[Series], unit: str) -> str:
     """What the chart shows at large; the table has each number."""
-    if not labels:
+    if not labels or not series:
         return "There is nothing to show."
     sums = ", ".join(f"{each.name} {number(sum(each.values))}" for each in series)
     return f"From {labels[0]} to {labels[-1]}, in all: {f'{sums} {unit}'.strip()}. A table with each number follows."

@@ -20,8 +20,10 @@ _SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
 def number(value: float | Decimal | None) -> str:
-    """1234567 as 1,234,567; a fraction keeps its digits."""
-    return NOTHING if value is None else f"{value:,}"
+    """1234567 as 1,234,567; a fraction keeps its digits, and a float six of them."""
+    if value is None:
+        return NOTHING
+    return f"{value:,.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else f"{value:,}"
 
 
 def compact(value: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import date
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -19,6 +21,9 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 MAX_FIELDS = 200
+# Commas and spaces group digits, by three or as in India; `12,5` is no whole number.
+_BETWEEN_DIGITS = re.compile("[, \u202f]")
+_WHOLE = re.compile("-?(?:[0-9]+|[0-9]{1,3}(?:[, \u202f][0-9]{2,3})*[, \u202f][0-9]{3})")
 
 
 class AddressRefused(Exception):  # noqa: N818 - an answer (422), not a fault
@@ -35,6 +40,14 @@ def in_address(model: type[M], values: Mapping[str, object]) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise AddressRefused(error) from None
+
+
+def end_of_day(day: str) -> str:
+    """The last second of a day in UTC; what is no day comes as it was written, for the API to refuse."""
+    try:
+        return f"{date.fromisoformat(day).isoformat()}T23:59:59Z"
+    except ValueError:
+        return day
 
 
 class Form:
@@ -67,8 +80,8 @@ class Form:
         written = self.text(name)
         if written is None:
             return None
-        digits = written.replace(",", "").replace("\u202f", "").replace(" ", "")
-        return int(digits) if digits.removeprefix("-").isdecimal() and len(digits) <= 20 else written
+        digits = _BETWEEN_DIGITS.sub("", written)
+        return int(digits) if _WHOLE.fullmatch(written) and len(digits) <= 20 else written
 
     def listed(self, name: str) -> list[str]:
         """The values of checkboxes, or the words of a text, each by a space, comma or line."""

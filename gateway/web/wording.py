@@ -17,7 +17,7 @@ LABELS: Mapping[str, str] = {
     "daily_limit": "At most in a day",
     "email": "E-mail",
     "endpoint": "Route",
-    "expires_at": "Ends on",
+    "expires_at": "Last day (UTC)",
     "expires_on": "Last day (UTC)",
     "max_redemptions": "Uses in all",
     "monthly_limit": "At most in a month",

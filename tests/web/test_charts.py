@@ -40,6 +40,7 @@ def test_a_chart_has_no_style_or_script_and_stays_on_its_drawing(draw: object) -
 def test_a_chart_of_nothing_says_so() -> None:
     assert "There is nothing to show." in bar_chart("x", [], [Series("y", [])])
     assert "There is nothing to show." in line_chart("x", [], [Series("y", [])])
+    assert "There is nothing to show." in bar_chart("x", LABELS, [])
 
 
 def test_a_chart_of_series_that_do_not_fit_is_refused() -> None:

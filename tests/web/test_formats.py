@@ -53,3 +53,8 @@ def test_nouns_agree_with_their_number() -> None:
 )
 def test_how_a_charge_came_about_is_shown_in_words_and_groups(computed: str, shown: str) -> None:
     assert formats.legible(computed) == shown
+
+
+def test_number_of_a_sum_of_fractions_has_no_noise_of_binary() -> None:
+    numbers = (0.1 + 0.2, 1e-6, 0.0, 1234.5, 1200, None)
+    assert [formats.number(each) for each in numbers] == ["0.3", "0.000001", "0", "1,234.5", "1,200", formats.NOTHING]

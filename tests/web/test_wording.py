@@ -64,3 +64,8 @@ def test_an_error_stands_at_the_field_that_was_filled_in() -> None:
     form.refuse("percent_off", "must be 100 or less")
     form.blame({"percent_off": "value"})
     assert form.error("value") == "Must be 100 or less."
+
+
+def test_whole_number_may_be_grouped_but_has_no_fraction() -> None:
+    read = {"1,250": 1250, "-250": -250, "1 000": 1000, "1,00,000": 100_000, "12,5": "12,5", "0,5": "0,5", "1.5": "1.5"}
+    assert {written: Form({"n": [written]}).whole("n") for written in read} == read

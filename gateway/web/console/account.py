@@ -62,7 +62,7 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
     """The page, perhaps with a form that the API refused."""
     user_id, get = id_in_path(page), page.api.get
     user = await get(f"/users/{user_id}")
-    days = (await get("/usage", user_id=user_id, group_by="day", limit=500))["data"]
+    daily = await get("/usage/daily", user_id=user_id, measure="credits_charged")
     context = {
         "user": user,
         "credits": await get(f"/users/{user_id}/credits"),
@@ -75,8 +75,8 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
         "invoices": await get("/invoices", user_id=user_id, limit=_SHOWN),
         "history": await get("/audit-log", entity="user", entity_id=user_id, limit=_SHOWN),
         "plans": (await get("/plans"))["data"],
-        "labels": [f"{row['day'][8:]}.{row['day'][5:7]}." for row in days],
-        "series": [Series("credits", [row["credits_charged"] for row in days])],
+        "labels": [f"{day[8:]}.{day[5:7]}." for day in daily["days"]],
+        "series": [Series("credits", each["sums"]) for each in daily["series"]],
     }
     shown: dict[str, Any] = {"action": None, "form": page.form, "issued": None, "portal": None, **context, **more}
     return page.render("account.html", status=status, **shown)

@@ -31,7 +31,7 @@ async def change_plan(page: Operator) -> Response:
     user = await page.api.get(f"/users/{user_id}")
     current, plan_id = user["subscription"], form.required("plan_id")
     if current is None:
-        body: dict[str, Any] = {"user_id": user_id, "plan_id": plan_id}
+        body: dict[str, Any] = {"user_id": user_id, "plan_id": plan_id, "reason": form.text("reason")}
         return await _act(page, "plan", lambda: page.api.post("/subscriptions", body, once=page.once), "It has begun.")
     body = {"plan_id": plan_id, "at_period_end": form.is_checked("at_period_end"), "reason": form.text("reason")}
     path = f"/subscriptions/{current['id']}/change"
@@ -69,6 +69,10 @@ async def save_note(page: Operator) -> Response:
     """The note is a member of the metadata, which keeps its others."""
     user_id = id_in_path(page)
     user = await page.api.get(f"/users/{user_id}")
+    present = str(user["metadata"].get("note") or "")
+    if page.form.raw("was").splitlines() != present.splitlines():
+        page.form.message = f"Somebody has changed the note meanwhile. It says now: {present or 'nothing'}"
+        return await account_page(page, status=409, action="note")
     body = {"metadata": {**user["metadata"], "note": page.form.raw("note").strip()}}
     call = lambda: page.api.call("PATCH", f"/users/{user_id}", body=body)  # noqa: E731 - read once
     return await _act(page, "note", call, "The note is saved.")

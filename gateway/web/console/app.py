@@ -85,7 +85,9 @@ def round_money(amount: str | None) -> str:
     if amount is None:
         return NOTHING
     exact = Decimal(amount)
-    return "< 0.01" if 0 < exact < _CENT else f"{exact:,.2f}"
+    if 0 < abs(exact) < _CENT:
+        return "< 0.01" if exact > 0 else "> -0.01"
+    return f"{exact:,.2f}"
 
 
 def _max_body_bytes(_path: str) -> int:

@@ -31,7 +31,7 @@ async def show_money(page: Operator) -> Response:
     if chosen != "events":
         filters["user_id"] = page.param("user_id")
     found = await page.api.get(_PATHS[chosen], **filters, cursor=page.param("cursor"), limit=30)
-    form = Form(defaults={"status": filters["status"] or "", "list": chosen})
+    form = Form(defaults={"status": filters["status"] or "", "user_id": filters.get("user_id")})
     runs = (await page.api.get("/webhook-events/replays"))["data"] if chosen == "events" else []
     context = {"lists": LISTS, "chosen": chosen, "statuses": STATUSES[chosen], "page": found, "form": form}
     context["run"] = runs[0] if runs else None

@@ -15,6 +15,7 @@ from gateway.web.charts import Series
 from gateway.web.console.in_process import segment
 from gateway.web.console.operator import Operator
 from gateway.web.pages import PageRoutes
+from policies.model import Outcome
 from policies.wording import counted
 
 pages: PageRoutes[Operator] = PageRoutes()
@@ -35,7 +36,8 @@ class Finding(NamedTuple):
 async def show_today(page: Operator) -> Response:
     since = now().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=_DAYS_SHOWN - 1)
     overview, daily = await asyncio.gather(
-        page.api.get("/overview"), page.api.get("/usage/daily", split="outcome", from_=since.isoformat())
+        page.api.get("/overview"),
+        page.api.get("/usage/daily", split="outcome", from_=since.isoformat(), limit=len(Outcome)),
     )
     labels = [f"{day[8:]}.{day[5:7]}." for day in daily["days"]]
     succeeded, other = [0] * len(labels), [0] * len(labels)

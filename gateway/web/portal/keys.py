@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Any
 
 from starlette.responses import Response
@@ -10,7 +9,7 @@ from starlette.responses import Response
 from gateway.api.account import keys
 from gateway.api.account.keys import OwnKeyQuery
 from gateway.api.schemas.api_keys import IssuedKey, Key, KeyPatch, NewKeyTerms, Rotation
-from gateway.web.forms import Form, in_address
+from gateway.web.forms import Form, end_of_day, in_address
 from gateway.web.pages import PageRoutes, uuid_in_path
 from gateway.web.portal.customer import Customer
 from gateway.web.portal.first_call import examples, first_route
@@ -20,6 +19,8 @@ ROWS = 25
 _FIELDS = {"expires_at": "expires_on"}
 # How long an old key goes on working: a grace and how it is called.
 GRACES = (("0", "Stops at once"), ("3600", "1 hour"), ("86400", "1 day"), ("604800", "7 days"))
+
+_EDITED = ("name", "credit_cap", "allowed_ips", "permissions", "expires_on", "is_disabled")
 
 customers: PageRoutes[Customer] = PageRoutes()
 
@@ -56,7 +57,7 @@ async def submit_new_key(page: Customer) -> Response:
 @customers.get("/keys/{key_id}")
 async def show_key(page: Customer) -> Response:
     found = await _key(page)
-    return page.visit.render("portal/key.html", key=found, form=_form_of(found))
+    return _key_page(page, found, _form_of(found))
 
 
 @customers.post("/keys/{key_id}")
@@ -70,7 +71,7 @@ async def submit_key(page: Customer) -> Response:
     changed = await form.submit(call)
     if changed is None:
         form.blame(_FIELDS)
-        return page.visit.render("portal/key.html", status=form.status, key=await _key(page), form=form)
+        return _key_page(page, await _key(page), form)
     return page.visit.redirect("/keys", f"The key {changed.name} is changed.")
 
 
@@ -115,6 +116,12 @@ async def submit_revocation(page: Customer) -> Response:
     return page.visit.redirect("/keys", f"The key {revoked.name} is revoked, for good.")
 
 
+def _key_page(page: Customer, key: Key, form: Form) -> Response:
+    shown = _before(form, key)
+    was = {name: shown.shown(name) for name in _EDITED}
+    return page.visit.render("portal/key.html", status=form.status, key=key, form=form, was=was)
+
+
 async def _key(page: Customer) -> Key:
     return await keys.get_key(uuid_in_path(page.visit, "key_id"), page.me)
 
@@ -125,7 +132,7 @@ def _terms(form: Form) -> dict[str, Any]:
         "credit_cap": form.whole("credit_cap"),
         "allowed_ips": form.listed("allowed_ips"),
         "permissions": form.listed("permissions") or None,
-        "expires_at": None if expires_on is None else _end_of(expires_on),
+        "expires_at": None if expires_on is None else end_of_day(expires_on),
     }
 
 
@@ -137,14 +144,21 @@ def _form_of(key: Key) -> Form:
             "allowed_ips": "\n".join(key.allowed_ips),
             "permissions": " ".join(key.permissions or ()),
             "expires_on": key.expires_at and key.expires_at.date(),
-            "is_disabled": key.status == "disabled",
+            "is_disabled": "1" if key.status == "disabled" else "",
         }
     )
 
 
+def _before(form: Form, key: Key) -> Form:
+    """The key as the page showed it; of a form that does not say so, as it is."""
+    if form.text("was_name") is None:
+        return _form_of(key)
+    return Form(defaults={name: form.raw(f"was_{name}") for name in _EDITED})
+
+
 def _changes(form: Form, key: Key) -> dict[str, Any]:
     """What was edited. A field says less than the key has: a day for an instant, nothing for no permission at all."""
-    shown = _form_of(key)
+    shown = _before(form, key)
     changes = {name: term for name, term in _terms(form).items() if _words(form, name) != _words(shown, name)}
     if form.is_checked("is_disabled") != shown.is_checked("is_disabled"):
         changes["status"] = "disabled" if form.is_checked("is_disabled") else "active"
@@ -153,14 +167,6 @@ def _changes(form: Form, key: Key) -> dict[str, Any]:
 
 def _words(form: Form, name: str) -> list[str]:
     return form.shown(_FIELDS.get(name, name)).replace(",", " ").split()
-
-
-def _end_of(day: str) -> str:
-    """The last second of a day in UTC; what is no day comes as it was written, for the API to refuse."""
-    try:
-        return f"{date.fromisoformat(day).isoformat()}T23:59:59Z"
-    except ValueError:
-        return day
 
 
 def _show_secret(page: Customer, made: IssuedKey) -> Response:

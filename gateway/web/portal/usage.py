@@ -23,6 +23,7 @@ from gateway.web.portal.customer import Customer
 from policies.model import Outcome
 
 ROWS, GROUPS, MAX_KEYS, BARS, MAX_REFUSALS = 25, 100, 200, 12, 500
+DAYS = 367  # of UTC, which a span of 366 days can touch
 REFUSAL_DAYS = ("7", "30", "90")
 # How calls are grouped: the name in the address, the dimension of the API, the heading of the column.
 GROUPINGS = {"day": ("day", "Day"), "key": ("key", "Key"), "route": ("endpoint", "Route"), "model": ("model", "Model")}
@@ -99,10 +100,9 @@ async def _found(page: Customer, by: str, key_names: Mapping[UUID, str]) -> Mapp
 
 
 async def _groups(page: Customer, query: CallAggregateQuery, by: str, key_names: Mapping[UUID, str]) -> Sequence[Group]:
-    next_page = usage.sums(query, GROUPINGS[by][0], page.me.id, page.portal.account)
-    found = (await next_page(None, GROUPS)).data
-    if by != "day":
-        found = sorted(found, key=lambda sums: (-sums.credits_charged, -sums.requests))
+    sort, limit = (None, DAYS) if by == "day" else ("-credits_charged", GROUPS)
+    next_page = usage.sums(query, GROUPINGS[by][0], page.me.id, page.portal.account, sort=sort)
+    found = (await next_page(None, limit)).data
     return [Group(_name(sums, by, key_names), sums) for sums in found]
 
 

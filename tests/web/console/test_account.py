@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
 
 from gateway.api.admin import AdminApi
+from gateway.clock import now
 from gateway.ledger.payments import top_ups
+from gateway.ledger.usage import ingestion
+from gateway.web.cookies import CookieSigner
 from policies.billing.payments import SavedCard
+from tests.api.conftest import TOKEN
+from tests.ledger.make import a_line
 from tests.web.console.operators import PORTAL_URL, Api, Browser
+from tests.web.console.test_pages import database_of
 
 HTML = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -71,6 +78,8 @@ async def test_plan_is_started_and_changed(root: Browser, api: Api) -> None:
         await root.submit(path, f"{path}/plan", plan_id=plan["id"], reason="asked", once=uuid4().hex)
         assert (await api.get(f"/users/{user['id']}"))["subscription"]["plan_id"] == plan["id"]
     (entry,) = (await api.get("/audit-log", action="subscriptions.change", limit=1))["data"]
+    assert entry["reason"] == "asked"
+    (entry,) = (await api.get("/audit-log", action="subscriptions.start", limit=1))["data"]
     assert entry["reason"] == "asked"
 
 
@@ -159,3 +168,54 @@ async def test_operator_signs_in_as_the_customer_for_a_reason(root: Browser, api
     assert f'href="{PORTAL_URL}/portal/enter?code=' in answer.text
     (entry,) = (await api.get("/audit-log", entity_id=user["id"], action="portal.hand_over"))["data"]
     assert (entry["reason"], entry["actor"]) == ("cannot find an invoice", "admin")
+
+
+async def test_forms_of_an_account_have_fields_of_their_own(root: Browser, api: Api) -> None:
+    user = await api.create_user(plan=(await api.create_plan())["id"])
+    ids = re.findall(r' id="([^"]+)"', await root.get(f"/accounts/{user['id']}"))
+    assert sorted(ids) == sorted(set(ids))
+
+
+async def test_refused_change_of_plan_keeps_the_chosen_plan(root: Browser, api: Api) -> None:
+    first, second = await api.create_plan(), await api.create_plan()
+    path = f"/accounts/{(await api.create_user(plan=first['id']))['id']}"
+    answer = await root.submit(path, f"{path}/plan", status=422, plan_id=second["id"], reason="x" * 201)
+    assert f'<option value="{second["id"]}" selected>' in answer.text
+    assert f'<option value="{first["id"]}" selected>' not in answer.text
+
+
+async def test_note_that_changed_meanwhile_is_shown_before_it_is_replaced(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    path = f"/accounts/{user['id']}"
+    await root.submit(path, f"{path}/note", note="Calls on Mondays.", was="")
+    answer = await root.submit(path, f"{path}/note", status=409, note="Pays late.", was="")
+    assert "It says now: Calls on Mondays." in answer.text
+    assert "Pays late.</textarea>" in answer.text
+    await root.submit(path, f"{path}/note", note="Pays late.", was="Calls on Mondays.")
+    assert (await api.get(f"/users/{user['id']}"))["metadata"]["note"] == "Pays late."
+
+
+async def test_key_that_asks_for_the_token_again_is_open_with_its_reason(stranger: Browser, api: Api) -> None:
+    claims = {"sid": "s", "tid": "root", "proven": int(now().timestamp()) - 3600}
+    signed = CookieSigner(TOKEN).sign("console:session", claims, lifetime=timedelta(minutes=5))
+    stranger.client.cookies.set("__Host-console_session", signed, domain="console.local")
+    user = await api.create_user()
+    key, other = [await api.post("/keys", {"user_id": user["id"]}) for _ in range(2)]
+    path = f"/accounts/{user['id']}"
+    revoke = f"{path}/keys/{key['id']}/revoke"
+    answer = await stranger.submit(path, revoke, status=422, reason="lost")
+    assert f'<details id="key-{key["id"]}" open>' in answer.text
+    assert f'<details id="key-{other["id"]}">' in answer.text
+    assert answer.text.count('id="f-token"') == 1
+    assert f'id="v-{key["id"]}" name="reason" required value="lost"' in answer.text
+    await stranger.submit(path, revoke, reason="lost", token=TOKEN)
+
+
+async def test_chart_of_an_account_has_days_without_calls(root: Browser, api: Api, admin: AdminApi) -> None:
+    user = await api.create_user()
+    async with database_of(admin).transaction() as connection:
+        lines = [a_line(UUID(user["id"]), at=now() - timedelta(days=ago), credits_charged=7) for ago in (20, 2)]
+        await ingestion.ingest(connection, lines)
+    page = await root.get(f"/accounts/{user['id']}")
+    between = now() - timedelta(days=11)
+    assert f'<th scope="row">{between:%d.%m.}</th><td class="num">0</td>' in page

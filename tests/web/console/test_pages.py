@@ -291,6 +291,7 @@ def test_trouble_is_told_in_words() -> None:
 
 def test_money_is_rounded_to_cents() -> None:
     assert [round_money(each) for each in (None, "0", "0.004", "1234.567")] == [NOTHING, "0.00", "< 0.01", "1,234.57"]
+    assert [round_money(each) for each in ("-0.004", "-3.456")] == ["> -0.01", "-3.46"]
 
 
 async def test_experiment_is_created_started_read_and_ended(root: Browser, api: Api, admin: AdminApi) -> None:
@@ -361,6 +362,7 @@ async def test_coupon_is_made_seen_and_disabled(root: Browser, api: Api) -> None
     assert f"Customers can enter {code} from now on." in made
     assert "2.50 USD off" in made
     coupon = next(each for each in (await api.get("/coupons"))["data"] if each["code"] == code)
+    assert coupon["expires_at"].startswith("2099-01-01T23:59:59"), "the whole of its last day"
     assert (coupon["max_redemptions"], coupon["once_per_account"], coupon["plans"]) == (7, True, None)
     assert (coupon["redeemed"], coupon["discounts"]) == (0, {})
     assert "Taken off" in made
@@ -368,3 +370,25 @@ async def test_coupon_is_made_seen_and_disabled(root: Browser, api: Api) -> None
     assert f"{code} is disabled" in disabled
     assert "Enable it" in disabled
     await root.get("/coupons/x", status=404)
+
+
+async def test_row_of_usage_leads_to_a_page_of_its_own(root: Browser, api: Api, admin: AdminApi) -> None:
+    user = await api.create_user()
+    async with database_of(admin).transaction() as connection:
+        lines = [a_line(UUID(user["id"]), at=now(), model=f"m{number:02}") for number in range(30)]
+        await ingestion.ingest(connection, lines)
+    first = await root.get("/usage", split="model", user_id=user["id"])
+    cursor = re.search(r"cursor=([^&\"]+)", first)
+    assert cursor is not None
+    second = await root.get("/usage", split="model", user_id=user["id"], cursor=cursor[1])
+    (link,) = re.findall(r'<a href="(\?[^"]*model=m29[^"]*)"', second)
+    assert "cursor" not in link
+
+
+async def test_filter_of_payments_keeps_the_account(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    for listed in ("payments", "invoices"):
+        page = await root.get("/money", list=listed, user_id=user["id"])
+        assert f'<input type="hidden" name="user_id" value="{user["id"]}">' in page
+        assert "Of the account" in page
+    assert 'name="user_id"' not in await root.get("/money")

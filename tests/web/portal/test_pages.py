@@ -333,3 +333,46 @@ async def test_editing_a_key_leaves_what_was_not_edited(stack: PortalStack) -> N
     (after,) = await keys_of(stack, customer)
     found = (after.name, after.permissions, after.expires_at, after.status)
     assert found == ("renamed", (), ended, KeyStatus.DISABLED)
+
+
+async def test_usage_by_day_has_each_day_of_a_long_span(stack: PortalStack) -> None:
+    customer = await stack.customer()
+    assert customer.user_id is not None
+    days = [NOON - timedelta(days=ago) for ago in range(150)]
+    async with stack.account.database.transaction() as connection:
+        await ingestion.ingest(connection, [a_line(customer.user_id, at=day) for day in days])
+    page = await customer.get("/usage", **{"from": str(days[-1].date())})
+    shown = re.findall(r'<th scope="row" class="short">([^<]+)</th>', page)
+    assert shown == [f"{day:%-d %b}" for day in days]
+
+
+async def test_part_that_filters_replace_has_the_download_and_the_grouping(ada: Visitor) -> None:
+    part = (await ada.get("/usage", by="model", endpoint="generate")).partition('<div id="usage">')[2]
+    assert 'href="/portal/usage.csv?endpoint=generate"' in part
+    assert '<input type="hidden" name="by" value="model" form="filters">' in part
+
+
+async def test_editing_a_key_leaves_what_another_has_changed_meanwhile(stack: PortalStack) -> None:
+    customer = await stack.customer()
+    assert customer.user_id is not None
+    async with stack.account.database.transaction() as connection:
+        key = await api_keys.create(connection, customer.user_id, fingerprint=a_fingerprint(), name="old")
+    was = dict(re.findall(r'name="(was_\w+)" value="([^"]*)"', await customer.get(f"/keys/{key.id}")))
+    async with stack.account.database.transaction() as connection:
+        await api_keys.patch(connection, key.id, allowed_ips=["203.0.113.0/24"], credit_cap=5)
+    await customer.submit(f"/keys/{key.id}", name="renamed", **was)
+    (after,) = await keys_of(stack, customer)
+    assert (after.name, after.allowed_ips, after.credit_cap) == ("renamed", ("203.0.113.0/24",), 5)
+
+
+async def test_end_of_a_plan_stays_as_it_was_chosen_and_its_change_names_the_interval(stack: PortalStack) -> None:
+    customer = await stack.customer(email_verified_at=now(), proven_seconds_ago=3600)
+    async with stack.account.database.transaction() as connection:
+        free = await plans.create(connection, PlanTerms(name=f"free {uuid4().hex}", price=Decimal(0)))
+        terms = PlanTerms(name=f"quarter {uuid4().hex}", price=Decimal(30), billing_interval_count=3)
+        quarter = await plans.create(connection, terms)
+    await customer.submit("/plan", "/plan/subscribe", plan_id=free.id)
+    assert "30.00 USD per 3 months" in await customer.get("/plan/change", plan=quarter.id)
+    answer = await customer.submit("/plan/end", status=422, when="now", password="wrong")
+    assert 'value="now" checked' in answer.text
+    assert 'value="period_end" checked' not in answer.text

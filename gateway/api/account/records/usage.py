@@ -158,13 +158,20 @@ def calls(query: CallAggregateQuery, user_id: UUID, dependencies: AccountDepende
     return page
 
 
-def sums(query: CallAggregateQuery, group_by: str, user_id: UUID, dependencies: AccountDependencies) -> NextPage:
-    """Checks the query here, before a response begins."""
+def sums(
+    query: CallAggregateQuery,
+    group_by: str,
+    user_id: UUID,
+    dependencies: AccountDependencies,
+    *,
+    sort: str | None = None,
+) -> NextPage:
+    """Checks the query here, before a response begins. `sort` is that of `group_usage`."""
     by, within = usage_aggregates.dimensions(group_by), usage_aggregates.with_bounds(query.filter(user_id))
 
     async def page(cursor: str | None, limit: int) -> PageModel[CallAggregate]:
         async with dependencies.database.read() as connection:
-            groups = analytics.group_usage(connection, within, by, cursor=cursor, limit=limit)
+            groups = analytics.group_usage(connection, within, by, sort=sort, cursor=cursor, limit=limit)
             found = await usage_aggregates.in_time(groups, within)
         return page_of(found, CallAggregate.model_validate)
 

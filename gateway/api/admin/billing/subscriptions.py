@@ -83,6 +83,7 @@ class NewSubscription(RequestModel):
     plan_id: Line = Field(examples=["pro"], description="The plan's id or name.")
     quantity: PositiveCount = 1
     trial: Flag = Field(default=False, description="Begins with the account's one trial, of the plan's length.")
+    reason: Line | None = Field(default=None, description="Stands in the audit log.")
 
 
 class SubscriptionList(PageQuery):
@@ -124,7 +125,9 @@ async def start_subscription(body: NewSubscription, unit_of_work: UnitOfWorkDep)
         if body.trial and plan.terms.trial_period_days == 0:
             raise Conflict(f"The plan {plan.id} has no trial; set its trial_period_days, or start without.")
         started = Subscription.model_validate(await _start(change, body, plan))
-        await change.record("subscriptions.start", "subscription", entity_id=started.id, after=started)
+        await change.record(
+            "subscriptions.start", "subscription", entity_id=started.id, after=started, reason=body.reason
+        )
     return started
 
 

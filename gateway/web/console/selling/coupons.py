@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gateway.web.console.in_process import is_uuid
 from gateway.web.console.operator import Operator
-from gateway.web.forms import Form
+from gateway.web.forms import Form, end_of_day
 from gateway.web.pages import PageRoutes
 
 pages: PageRoutes[Operator] = PageRoutes()
@@ -61,7 +61,10 @@ def _body(form: Form) -> dict[str, Any]:
     if kind == "amount_off":
         body["currency"] = form.required("currency").upper()
     body |= {name: form.whole(name) for name in ("periods", "max_redemptions") if form.text(name)}
-    body |= {name: form.text(name) for name in ("description", "expires_at") if form.text(name)}
+    if description := form.text("description"):
+        body["description"] = description
+    if last_day := form.text("expires_at"):
+        body["expires_at"] = end_of_day(last_day)
     return body | {name: form.listed(name) for name in ("plans", "packs") if form.text(name)}
 
 
