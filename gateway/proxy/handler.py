@@ -122,7 +122,8 @@ class Handler:
             caller = self._principals.find_fresh(cache.key_digest)
             if caller is None:
                 caller = await self._principals.get(key, cache, address=inbound.client_ip)
-            authorization = admission.authorize_cached(inbound, match, caller)
+            # Where no admission follows, nothing else notices that the cached caller is old.
+            authorization = None if destination is None else admission.authorize_cached(inbound, match, caller)
             if authorization is None:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             if destination is None:
@@ -130,6 +131,8 @@ class Handler:
                 return None
             body = None
             if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
+                if bodies.has_unknown_size(inbound):  # it is measured by the plan, which must be the present one
+                    authorization = await admission.authorize(inbound, match, key, caller=caller)
                 arrived = client.take_body()
                 if key_digest is None and bodies.is_awaited(inbound, arrived):
                     await admission.check_before_body(authorization, key)
@@ -138,6 +141,8 @@ class Handler:
             admission_request = build_admission_request(
                 request_id, inbound, match, key=key, body=body, key_digest=key_digest
             )
+            # Not after the admission: whatever fails behind it leaves a hold that nobody settles.
+            file_observer = observe_upload(inbound) if match.route.usage_type == "analysis" else None
             admitted_call = await admission.admit(admission_request, authorization)
         except Refused as refused:
             await self._refuse(refused, response, inbound, match=match, caller=caller, received_at=received_at)
@@ -145,7 +150,6 @@ class Handler:
         except IdempotentReplay as replay:
             self._replay(replay, response, inbound, received_at=received_at)
             return None
-        file_observer = observe_upload(inbound) if match.route.usage_type == "analysis" else None
         call = ActiveCall(admitted_call, self._settler, received_at=received_at, file_observer=file_observer)
         return call, destination, body
 

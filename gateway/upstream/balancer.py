@@ -205,6 +205,7 @@ class Upstream:
         connection = pool.take_idle(now, account, is_client_paced=is_client_paced)
         while True:
             if connection is None:
+                request.is_sent = False  # what an earlier attempt sent counts no more
                 connection = await pool.connect_or_wait(account, is_client_paced=is_client_paced)
             response = connection.start(head, request, total_at=total_at, on_end=on_end)
             if body is not None:

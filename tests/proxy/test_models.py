@@ -7,6 +7,7 @@ import pytest
 from google import genai
 from google.genai import types as genai_types
 
+from gateway.ledger.accounts import api_keys
 from tests.proxy.data_plane import DataPlane
 from tests.proxy.problems import assert_problem
 
@@ -91,3 +92,20 @@ async def test_google_client_lists_models(data_plane: DataPlane) -> None:
     await client.aclose()
 
     assert listed == ["models/g-1", "models/g-2"]
+
+
+async def test_models_are_refused_to_a_key_from_its_revocation_on(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    assert (await data_plane.get(account, "/v1/models")).status_code == 200
+    async with data_plane.database.transaction() as connection:
+        await api_keys.revoke(connection, account.key_id)
+    await data_plane.publish()
+    assert_problem(await data_plane.get(account, "/v1/models"), 401, "key_revoked")
+
+
+async def test_models_are_those_of_a_changed_plan_at_once(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    assert (await data_plane.get(account, "/v1/models")).json()["data"] == []
+    await data_plane.change_plan(account, features={"analysis": True})
+    await data_plane.publish()
+    assert (await data_plane.get(account, "/v1/models")).json()["data"] == [GPT_5]

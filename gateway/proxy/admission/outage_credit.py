@@ -27,16 +27,20 @@ _STEP = 1 + 1 / 60  # a window of the meter counts up to one step more
 
 @dataclass(slots=True)
 class _Account:
-    """`last` is the last admission by Redis; `calls` are the moments of calls since, as far as a limit needs them."""
+    """`last` is the last admission by Redis; `calls` are the moments of calls since, as far as a limit needs them.
+
+    `holds` are of calls that Redis has not settled, `in_flight` those that have not ended.
+    """
 
     last: Admission | None = None
     last_at: float = 0.0
     holds: dict[str, int] = field(default_factory=dict)
+    in_flight: set[str] = field(default_factory=set)
     calls: deque[float] = field(default_factory=deque)
 
     def has_room(self, limits: Limits, now: float) -> bool:
         used = self.last.used if self.last is not None else (0,) * len(WINDOWS)
-        if limits.in_flight is not None and len(self.holds) >= limits.in_flight:
+        if limits.in_flight is not None and len(self.in_flight) >= limits.in_flight:
             return False
         for window, limit, before in zip(WINDOWS, limits.per_window, used, strict=True):
             seconds = WINDOW_SECONDS[window] * _STEP
@@ -52,6 +56,7 @@ class _Account:
 
     def add(self, request_id: str, amount: int, *, limits: Limits, now: float) -> None:
         self.holds[request_id] = amount
+        self.in_flight.add(request_id)
         self.calls.append(now)
         if len(self.calls) > max((limit for limit in limits.per_window if limit is not None), default=0):
             self.calls.popleft()
@@ -91,10 +96,17 @@ class OutageCredit:
         resets = tuple(WINDOW_SECONDS[window] for window in WINDOWS)
         return Admission(Verdict.ADMITTED, balance - amount, used, resets)
 
+    def record_end(self, request_id: str) -> None:
+        """The call has ended. Its credits stay taken until Redis has settled it."""
+        account_id = self._account_ids.get(request_id)
+        if account_id is not None:
+            self._accounts[account_id].in_flight.discard(request_id)
+
     def release(self, request_id: str) -> None:
         """Gives the credits of a call free, once Redis has settled it."""
         account_id = self._account_ids.pop(request_id, None)
         if account_id is not None:
+            self._accounts[account_id].in_flight.discard(request_id)
             self._accounts[account_id].holds.pop(request_id, None)
             self._update_gauge()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from hashlib import sha256
 from typing import Protocol
@@ -162,14 +163,14 @@ def _given_name(disposition: bytes) -> str | None:
     _, options = parse_options_header(disposition)
     extended = _EXTENDED_NAME.search(disposition[:MAX_HEADER_BYTES])
     if extended is not None:
-        with suppress(LookupError):  # an unknown charset
+        with suppress(LookupError, UnicodeError):  # a charset that is unknown, or that replaces nothing
             return unquote_to_bytes(extended[2]).decode(extended[1].decode(), "replace")
     raw = options.get(b"filename")
     if raw is None:
         return None
     name = raw.decode("utf-8", "replace")
     if "=?" in name and "?=" in name:  # RFC 2047, which Java's mail and old browsers write here
-        with suppress(LookupError, ValueError):  # HeaderParseError is one
+        with suppress(LookupError, ValueError, MessageError):
             return str(make_header(decode_header(name[:1024])))
     return name
 

@@ -39,6 +39,11 @@ def is_needed(match: RouteMatch, inbound: Inbound, *, is_compared: bool) -> bool
     return is_compared or match.quote is None or (inbound.is_form and _is_small(inbound.content_length))
 
 
+def has_unknown_size(inbound: Inbound) -> bool:
+    """Whether only reading a body tells if it is too large."""
+    return inbound.content_length is None or b"content-encoding" in inbound.fields
+
+
 def is_awaited(inbound: Inbound, arrived: bytes | None) -> bool:
     """Whether reading the body costs time and memory, or a `100 Continue`, which a call over its limits must not."""
     if arrived is not None:

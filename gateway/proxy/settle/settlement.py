@@ -67,6 +67,8 @@ class Settler:
 
     async def settle(self, settlement: Settlement) -> int | None:
         """The balance after the call; None where Redis did not answer, and the settlement is queued."""
+        if settlement.is_on_outage_credit:
+            self._outage_credit.record_end(settlement.request_id)
         try:
             balance = await self._meter.settle(settlement)
         except MeterUnavailable:

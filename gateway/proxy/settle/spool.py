@@ -69,9 +69,14 @@ class SpoolFile:
         """A new file. It is locked before it gets its name, so that no process takes it for an orphan in between."""
         unnamed = path.with_suffix(".new")
         descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unnamed.rename(path)
-        _sync_folder(path.parent)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unnamed.rename(path)
+            _sync_folder(path.parent)
+        except OSError:
+            os.close(descriptor)
+            unnamed.unlink(missing_ok=True)  # else no later attempt could create it
+            raise
         created = cls(path, descriptor)
         created.reserve()
         return created

@@ -1,10 +1,14 @@
-"""Of a subscription that sells several things, only the item of a plan is read and changed."""
+"""Only the item of a plan is read and changed of a subscription that sells several things, and so with invoices."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from gateway.ledger.accounts.users import User
+from gateway.payments.stripe.objects import instant, read_invoice_payment
+from policies.billing.invoicing import Period
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
 from tests.payments.stripe.test_scheduled_changes import ask
@@ -62,3 +66,44 @@ async def test_subscription_to_two_plans_is_named_and_changes_nothing(
     assert (answer.status_code, answer.json()["code"]) == (409, "payment_refused")
     assert "2 items that sell a plan" in answer.json()["detail"]
     assert (await current_subscription(stripe_stack, user)).plan_id == "basic"
+
+
+BEGAN, YEAR = 1_790_000_000, 365 * 86_400
+
+
+def line(price: str, amount: int, *, is_proration: bool) -> dict[str, Any]:
+    return {
+        "amount": amount,
+        "period": {"start": BEGAN, "end": BEGAN + YEAR},
+        "parent": {"subscription_item_details": {"proration": is_proration}},
+        "pricing": {"price_details": {"price": price}},
+    }
+
+
+def paid_period(*lines: dict[str, Any]) -> Period | None:
+    total = sum(each["amount"] for each in lines)
+    invoice = {
+        "id": "in_1",
+        "customer": "cus_1",
+        "currency": "usd",
+        "status": "paid",
+        "billing_reason": "subscription_update",
+        "amount_paid": total,
+        "total": total,
+        "subtotal": total,
+        "lines": {"data": list(lines)},
+        "parent": {"subscription_details": {"subscription": "sub_1"}},
+    }
+    return read_invoice_payment(invoice, charge=None, refunds=(), disputes=()).period
+
+
+def test_change_to_another_interval_pays_for_a_whole_period() -> None:
+    begins, ends = instant(BEGAN), instant(BEGAN + YEAR)
+    assert begins
+    assert ends
+    found = paid_period(line("month", -999, is_proration=True), line("year", 9990, is_proration=False))
+    assert found == Period(begins, ends)
+
+
+def test_change_within_the_interval_pays_for_no_whole_period() -> None:
+    assert paid_period(line("basic", -999, is_proration=True), line("pro", 2999, is_proration=True)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -222,3 +223,14 @@ async def test_callers_beyond_the_cache_size_are_evicted(
     for account in several * 2:
         assert await code(data_plane, account) is None
     assert len(data_plane.handler._principals._callers) == 2
+
+
+async def test_file_size_of_a_plan_changes_for_bodies_of_unknown_size(data_plane: DataPlane, account: Account) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'{"products": 1}'
+
+    for most, expected in ((3, "payload_too_large"), (15, None), (3, "payload_too_large"), (None, None)):
+        await data_plane.change_plan(account, max_file_size_bytes=most)
+        await data_plane.publish()
+        answer = await data_plane.http.post("/v1/generate", content=chunks(), headers=account.auth)
+        assert answer.json().get("code") == expected

@@ -145,6 +145,14 @@ class TestRoom:
         clock[0] += 62
         assert [_admit(outage_credit, limits=limits, amount=0) is not None for _ in range(6)] == [True] * 5 + [False]
 
+    def test_outage_credit_counts_ended_calls_as_credits_only(self, outage_credit: OutageCredit) -> None:
+        limits = Limits((None, None, None), 1)
+        assert _admit(outage_credit, limits=limits, amount=1, request_id="first") is not None
+        outage_credit.record_end("first")
+        assert _admit(outage_credit, limits=limits, amount=9, request_id="second") is not None
+        outage_credit.record_end("second")
+        assert _admit(outage_credit, limits=limits, amount=1) is None
+
     def test_outage_credit_limits_calls_in_flight(self, outage_credit: OutageCredit) -> None:
         limits = Limits((None, None, None), 1)
         admission = _admit(outage_credit, limits=limits, request_id="first")

@@ -163,3 +163,36 @@ async def _never(exchange: Exchange) -> None:
 
 def _pools(data_plane: DataPlane) -> str:
     return repr(data_plane.handler._destinations["patient"].upstream)
+
+
+async def test_client_disconnect_behind_a_stale_connection_is_not_forwarded_and_costs_nothing(
+    data_plane: DataPlane,
+) -> None:
+    """The connection turns out stale, and its slot goes to the call that waits for it."""
+    account = await data_plane.create_account()
+    assert (await data_plane.get(account, "/v1/patient")).status_code == 200
+    may_close, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        if exchange.target.endswith("?stale"):
+            await may_close.wait()
+            exchange.writer.close()
+        else:
+            await may_answer.wait()
+            await exchange.reply()
+
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as disconnecting, data_plane.connect() as staying:
+        await disconnecting.request(account, "GET /v1/patient?stale")
+        await eventually(lambda: len(data_plane.upstream.exchanges) == 2)
+        await staying.request(account, "GET /v1/patient")
+        await eventually(lambda: " 1 queued" in _pools(data_plane))
+        may_close.set()
+        await eventually(lambda: len(data_plane.upstream.exchanges) == 3 and " 1 queued" in _pools(data_plane))
+        disconnecting.disconnect()
+        await eventually(lambda: " 0 queued" in _pools(data_plane))
+        may_answer.set()
+        assert (await staying.read_head())[0] == 200
+    settled = sorted(await outcomes(data_plane, account), key=repr)
+    assert settled == [("client_aborted", None, None, 0), *[("succeeded", 200, None, 1)] * 2]
+    assert len(data_plane.upstream.exchanges) == 3

@@ -432,3 +432,11 @@ async def test_tokens_that_an_upstream_reports_count_no_items(data_plane: DataPl
     await data_plane.post(account, "/v1/results")
     row = await data_plane.usage_row(account)
     assert (row["credits_charged"], row["usage_source"], row["tokens_used"]) == (5, "missing", 1500)
+
+
+async def test_file_name_that_cannot_be_decoded_is_recorded_as_it_came(data_plane: DataPlane) -> None:
+    account, name = await data_plane.create_account(), "=?utf-8?B?bmHDr3ZlL?="
+    answer = await data_plane.post(account, "/v1/analyze", b"x", content_disposition=f'attachment; filename="{name}"')
+    assert answer.status_code == 200
+    assert (await data_plane.redis_state(account)).in_flight == 0
+    assert [row["file_name"] for row in await data_plane.analysis_rows(account)] == [name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -339,3 +340,16 @@ def test_spool_reserves_space_ahead_and_again_after_it_was_emptied(tmp_path: Pat
         assert file.path.stat().st_blocks * 512 >= RESERVED_BYTES
     finally:
         file.close()
+
+
+async def test_spool_file_that_cannot_be_named_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spool = Spool(folder, "me")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", full)
+        spool.open()
+    spool.append(b"7")
+    assert names(folder) == ["me.spool2"]
+    await spool.close()
