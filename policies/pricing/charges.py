@@ -72,14 +72,19 @@ def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Coun
         return _reported(ending.reported_credits, price.maximum, source)
     if is_broken or ending.is_error:
         is_charged = _is_measured(price) and _is_failure_charged(route, ending)
-        return Charge(cost(price, units) if is_charged and units is not None else 0, source)
+        return _of_units(price, units, source) if is_charged and units is not None else Charge(0, source)
     if not _is_due(route, ending):
         return Charge(0, source)
     if price.is_known_at_admission or units is None or ending.status is None:
         return Charge(held, source)
-    credits = cost(price, units)
-    if ending.outcome is Outcome.CLIENT_ABORTED and not ending.is_complete and credits < held:
+    found = _of_units(price, units, source)
+    if ending.outcome is Outcome.CLIENT_ABORTED and not ending.is_complete and found.credits < held:
         return Charge(held, UsageSource.MISSING)
+    return found
+
+
+def _of_units(price: Price, units: Count, source: UsageSource) -> Charge:
+    credits = cost(price, units)
     return Charge(credits, source, flags=() if credits == uncapped_cost(price, units) else (Flag.MAXIMUM_REACHED,))
 
 
@@ -115,7 +120,8 @@ def charge_by_list(
     if is_broken or ending.is_error:
         if usage is None or prices.unit is PriceUnit.CALL or not _is_failure_charged(route, ending):
             return Charge(0, source, usage)
-        return Charge(cost_by_model(prices, price, usage).credits, source, usage)
+        failed = cost_by_model(prices, price, usage)
+        return Charge(failed.credits, source, usage, failed.flags)
     if not _is_due(route, ending):
         return Charge(0, source, usage)
     if prices.unit is _TOKEN:
@@ -126,6 +132,14 @@ def charge_by_list(
         return Charge(held, source, usage)
     found = cost_by_model(prices, price, usage or Usage())
     return Charge(found.credits, source, usage, found.flags)
+
+
+def charge_free(route: Route, prices: PriceList, ending: Ending) -> Charge:
+    """The charge of a message of the protocol: nothing, unless the upstream asks for it."""
+    is_broken = ending.outcome in _UNCHARGED
+    if ending.reported_credits is None or (is_broken and not _is_failure_charged(route, ending)):
+        return UNCHARGED
+    return _reported(ending.reported_credits, prices.maximum, UsageSource.NONE)
 
 
 def charge_tokens(

@@ -30,6 +30,7 @@ from policies.pricing.charges import (
     charge,
     charge_by_list,
     charge_fixed,
+    charge_free,
     charge_tokens,
     charged_statuses,
 )
@@ -38,7 +39,7 @@ from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 from policies.pricing.units import Count, PriceUnit
 from policies.usage import records
-from policies.usage.counts import MissingReason, UsageSource
+from policies.usage.counts import MissingReason, Usage, UsageSource
 from policies.usage.recorded import NO_USAGE, UsageRecord, usage_record
 
 # Ends a stream of events of OpenAI's; client libraries close their connection after it. Text within an event holds no
@@ -132,9 +133,11 @@ class ActiveCall:
 
     def observe_disconnect(self) -> None:
         """Notes whether the client had all content when it left, as client libraries do after the last event."""
-        is_read = self.usage_meter is not None and self.usage_meter.reading().is_complete
+        reading = NOT_MEASURED if self.usage_meter is None else self.usage_meter.reading()
         self.has_delivered_all = (
-            is_read or _LAST_EVENT.search(self.last_bytes, len(self.last_bytes) - _LAST_EVENT_BYTES) is not None
+            reading.is_complete
+            or reading.is_error  # which client libraries raise, and close
+            or _LAST_EVENT.search(self.last_bytes, len(self.last_bytes) - _LAST_EVENT_BYTES) is not None
         )
 
     def settle(
@@ -165,7 +168,7 @@ class ActiveCall:
             charge = bounded(charge, call.plan.max_credits_per_call, is_cut=call.quote.is_cut)
         self.charge, self.flags = charge.credits, charge.flags
         if charge.source in _UNREPORTED:
-            self.missing = _missing(outcome, reading)
+            self.missing = _missing(outcome, reading, charge)
         settlement = Settlement(
             call.caller.keys,
             call.request_id,
@@ -247,7 +250,10 @@ class ActiveCall:
         if not isinstance(price, PriceList):
             return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, reading.units))
         if quote.model_price is None:
-            return Charge(reported or 0)
+            return charge_free(self.route, price, ending)
+        cost_usd = self.reported.cost_usd
+        if price.unit is PriceUnit.USD and cost_usd is not None and (usage is None or usage.cost_usd is None):
+            usage = (usage or Usage())._replace(cost_usd=cost_usd)
         metered = Metered(usage, quote.body_bytes, text_bytes, is_final=is_complete)
         return charge_by_list(self.route, price, quote.model_price, ending, held=quote.hold, metered=metered)
 
@@ -267,11 +273,12 @@ class ActiveCall:
             return self.reported.cost_usd
         return self.reported.tokens if price.unit is _TOKEN else None
 
-    def _tokens_used(self, reading: ResponseReading) -> int | None:
+    def _tokens_used(self, reading: ResponseReading, charge: Charge) -> int | None:
         if self.reported.tokens is not None:
             return self.reported.tokens
-        if reading.usage is not None:
-            return reading.usage.total
+        usage = reading.usage if charge.usage is None else charge.usage
+        if usage is not None:
+            return usage.total
         price = self.route.price
         is_token_priced = isinstance(price, Price) and price.unit is PriceUnit.TOKEN
         return int(reading.units) if is_token_priced and reading.units is not None else None
@@ -289,7 +296,7 @@ class ActiveCall:
             status_code=status,
             error_code=error_code,
             credits_charged=self.charge,
-            tokens_used=self.reported.tokens if reading is NOT_MEASURED else self._tokens_used(reading),
+            tokens_used=self.reported.tokens if reading is NOT_MEASURED else self._tokens_used(reading, charge),
             cost_usd=usage.cost_usd,
             usage=usage.columns,
             request_bytes=self.request_bytes,
@@ -328,10 +335,10 @@ async def _nothing() -> None:
     """What a second settlement gives."""
 
 
-def _missing(outcome: Outcome, reading: ResponseReading) -> MissingReason | None:
+def _missing(outcome: Outcome, reading: ResponseReading, charge: Charge) -> MissingReason | None:
     """Why the usage that the charge needs was not reported; None where nothing is charged by it."""
     if outcome is Outcome.CLIENT_ABORTED:
-        return MissingReason.LEFT
+        return MissingReason.LEFT if charge.credits or charge.usage is not None else None
     return (reading.missing or MissingReason.ABSENT) if outcome is Outcome.SUCCEEDED else None
 
 

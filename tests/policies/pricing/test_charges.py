@@ -17,6 +17,7 @@ from policies.pricing.charges import (
     charge,
     charge_by_list,
     charge_fixed,
+    charge_free,
     charged_statuses,
 )
 from policies.pricing.model_costs import Flag
@@ -275,3 +276,32 @@ def test_charge_of_a_broken_call_is_what_the_upstream_asks_where_the_route_says_
     found = charge_fixed(route, O.UPSTREAM_INVALID, 200, held=9, reported_credits=7, was_sent=True)
     assert found.credits == credits
     assert charge(route, price, Ending(O.UPSTREAM_INVALID, 200, 7), held=9, units=None).credits == credits
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reported", "credits", "flags"),
+    [
+        (O.SUCCEEDED, None, 0, ()),
+        (O.SUCCEEDED, 7, 7, ()),
+        (O.UPSTREAM_ERROR, 7, 7, ()),
+        (O.SUCCEEDED, 900, 500, (Flag.MAXIMUM_REACHED,)),
+        (O.UPSTREAM_INVALID, 7, 0, ()),
+        (O.UPSTREAM_TIMEOUT, 7, 0, ()),
+        (O.ABANDONED, 7, 0, ()),
+    ],
+)
+def test_charge_of_a_protocol_message_is_what_the_upstream_asks_within_the_table(
+    outcome: Outcome, reported: int | None, credits: int, flags: tuple[Flag, ...]
+) -> None:
+    found = charge_free(ROUTE, replace(LIST, maximum=500), Ending(outcome, 200, reported))
+    assert (found.credits, found.flags) == (credits, flags)
+
+
+def test_charge_of_an_error_above_the_maximum_is_flagged_too() -> None:
+    ending = Ending(O.UPSTREAM_ERROR, 200, is_error=True)
+    found = charge_by_list(ROUTE, replace(LIST, maximum=50), MODEL, ending, held=HELD, metered=FULL)
+    assert (found.credits, found.flags) == (50, (Flag.MAXIMUM_REACHED,))
+    counted = Price(ONE, PriceUnit.TOKEN, source=CountSource.RESPONSE, pointers=("/n",))
+    price = replace(counted, maximum=3, error_pointer="/error")
+    plain = charge(_route(price), price, ending, held=HELD, units=4)
+    assert (plain.credits, plain.flags) == (3, (Flag.MAXIMUM_REACHED,))

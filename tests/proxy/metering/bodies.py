@@ -44,7 +44,34 @@ ANTHROPIC_USAGE = {
 }
 ANTHROPIC_USED = used(input=80312, cached_input=80000, cache_write=300, cache_write_1h=200, output=700)
 
+ITERATIONS = [
+    {"type": "compaction", "input_tokens": 180000, "output_tokens": 3500},
+    {"type": "message", "input_tokens": 23000, "output_tokens": 1000},
+    {"type": "advisor_message", "input_tokens": 800, "cache_read_input_tokens": 20, "output_tokens": 1600},
+]
+ITERATED = used(input=203820, cached_input=20, output=6100)
+
 ANTHROPIC = [
+    Case(
+        "iterations",
+        "anthropic",
+        JSON,
+        body({"usage": {"input_tokens": 23000, "output_tokens": 1000, "iterations": ITERATIONS}}),
+        ITERATED,
+    ),
+    Case(
+        "stream-iterations",
+        "anthropic",
+        SSE,
+        events(
+            message_start(input_tokens=23000, output_tokens=1),
+            BLOCK,
+            message_delta(input_tokens=23000, output_tokens=1000, iterations=ITERATIONS),
+            STOP,
+        ),
+        ITERATED,
+        "claude-5",
+    ),
     Case(
         "message",
         "anthropic",
@@ -173,6 +200,21 @@ GEMINI_LAST = gemini(
 GEMINI_USED = used(input=50, cached_input=15, input_audio=8, output=1000, reasoning=100, output_image=900)
 
 GEMINI = [
+    Case(
+        "modality-of-another-kind",
+        "gemini",
+        JSON,
+        body(
+            {
+                "usageMetadata": {
+                    "promptTokenCount": 1,
+                    "totalTokenCount": 2,
+                    "promptTokensDetails": [{"modality": {}, "tokenCount": 1}, {"modality": [1]}],
+                }
+            }
+        ),
+        used(input=1, output=1),
+    ),
     Case("generate", "gemini", JSON, body(GEMINI_LAST), GEMINI_USED, "gemini-3"),
     Case("events", "gemini", SSE, events(gemini(1), gemini(50), GEMINI_LAST, end="\r\n"), GEMINI_USED, "gemini-3"),
     Case("array", "gemini", JSON, array(gemini(1), gemini(50), GEMINI_LAST), GEMINI_USED, "gemini-3"),
@@ -235,6 +277,29 @@ DELTA_FRAME = event_frame("contentBlockDelta", {"contentBlockIndex": 0, "delta":
 THROTTLED = frame(b'{"message":"slow down"}', _exception_type="throttlingException", _message_type="exception")
 
 BEDROCK = [
+    Case(
+        "invoke-nova",
+        "bedrock",
+        JSON,
+        body(
+            {
+                "usage": {
+                    "inputTokens": 5,
+                    "outputTokens": 28,
+                    "cacheReadInputTokenCount": 1056,
+                    "cacheWriteInputTokenCount": 0,
+                }
+            }
+        ),
+        used(input=1061, cached_input=1056, cache_write=0, output=28),
+    ),
+    Case(
+        "invoke-titan-embedding",
+        "bedrock",
+        JSON,
+        body({"embedding": [0.5], "inputTextTokenCount": 8}),
+        used(input=8),
+    ),
     Case(
         "converse",
         "bedrock",

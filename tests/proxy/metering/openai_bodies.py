@@ -392,4 +392,30 @@ OPENAI = [
         body({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}),
         used(input=0, output=0),
     ),
+    Case(
+        "zeros-under-the-other-names",
+        "openai",
+        JSON,
+        body(
+            {
+                "usage": {
+                    "prompt_tokens": 0,
+                    "completion_tokens": 0,
+                    "total_tokens": 120,
+                    "input_tokens": 100,
+                    "output_tokens": 20,
+                    "prompt_tokens_details": {"cached_tokens": 0},
+                    "prompt_cache_hit_tokens": 90,
+                }
+            }
+        ),
+        used(input=100, cached_input=90, output=20),
+    ),
+    Case(
+        "cached-beside-the-prompt",
+        "openai",
+        JSON,
+        body({"usage": {"prompt_tokens": 1000, "completion_tokens": 5, "total_tokens": 1005, "cached_tokens": 900}}),
+        used(input=1000, cached_input=900, output=5),
+    ),
 ]

@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from gateway.clock import now
+from gateway.metrics import USAGE_MISSING
 from gateway.proxy.forward import disconnects
 from tests.proxy.data_plane import Account, DataPlane, RedisState
 from tests.proxy.upstream import Exchange
@@ -410,6 +411,48 @@ async def test_other_usage_types_leave_no_history(data_plane: DataPlane) -> None
     account = await data_plane.create_account()
     await data_plane.get(account)
     assert await data_plane.analysis_rows(account) == []
+
+
+async def test_disconnect_after_an_error_event_is_an_error_of_the_upstream(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    gone = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        await exchange.write(_chunk(b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n'))
+        await gone.wait()
+        await exchange.write(b"0\r\n\r\n")
+
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
+        await client.request(account, "POST /v1/messages", body=b'{"model":"c","stream":true}')
+        await client.read_until(b"overloaded_error")
+        client.disconnect()
+    await _disconnect_seen(data_plane)
+    gone.set()
+    assert outcome(await settled_row(data_plane, account)) == ("upstream_error", 200, None, 0)
+
+
+async def test_disconnect_in_an_error_response_misses_no_usage(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disconnects, "DRAIN_SECONDS", 0.05)
+    account = await data_plane.create_account()
+    before = USAGE_MISSING.labels("messages", "left")._value.get()
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.write(b"HTTP/1.1 500 No\r\ntransfer-encoding: chunked\r\n\r\n" + _chunk(b"so"))
+        await _never(exchange)
+
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
+        await client.request(account, "POST /v1/messages", body=b'{"model":"c"}')
+        await client.read_until(b"so")
+        client.disconnect()
+    assert outcome(await settled_row(data_plane, account)) == ("client_aborted", 500, None, 0)
+    assert USAGE_MISSING.labels("messages", "left")._value.get() == before
 
 
 async def _never(exchange: Exchange) -> None:

@@ -219,3 +219,20 @@ async def test_replay_of_a_stream_of_known_length_has_its_last_event(data_plane:
     answers = [await post(data_plane, account, request(stream=True), **{"idempotency-key": "k"}) for _ in range(2)]
     assert [answer.content for answer in answers] == [STREAM + last] * 2
     assert answers[1].headers["idempotency-replayed"] == "true"
+
+
+async def test_tokens_of_an_estimated_call_are_its_input_and_output(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    data_plane.upstream.respond_with(200, STREAM + DONE, content_type="text/event-stream")
+    await post(data_plane, account, request(stream=True))
+    row = await data_plane.usage_row(account)
+    assert row["tokens_used"] == row["input_tokens"] + row["output_tokens"] > 0
+
+
+async def test_list_by_dollars_takes_the_cost_that_the_upstream_reports(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    document = compact(chat("x", usage=USAGE)).encode()
+    data_plane.upstream.respond_with(200, document, content_type="application/json", gateway_cost_usd="0.25")
+    await post(data_plane, account, request(), "/v1/dollars")
+    row = await data_plane.usage_row(account)
+    assert (row["credits_charged"], row["usage_source"]) == (250, "reported")

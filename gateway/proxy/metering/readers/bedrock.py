@@ -68,8 +68,16 @@ _OTHERS = (
     "completion_tokens",
 )
 _USAGE = paths(*_CONVERSE, *_INVOCATION, *_ANTHROPIC, *_OTHERS)
-_MODEL_COUNTS = paths(*_LLAMA)
-_FAMILIES = (_INVOCATION, _CONVERSE, _ANTHROPIC, (*_LLAMA, "", ""), ("prompt_tokens", "completion_tokens", "", ""))
+_TITAN = ("inputTextTokenCount", "", "", "")
+_MODEL_COUNTS = paths(*_LLAMA, _TITAN[0])
+_FAMILIES = (
+    _INVOCATION,
+    _CONVERSE,
+    _ANTHROPIC,
+    (*_LLAMA, "", ""),
+    ("prompt_tokens", "completion_tokens", "", ""),
+    _TITAN,
+)
 
 _count_text = text_counter("text", "thinking", "partial_json", "outputText", "generation", "completion")
 
@@ -127,7 +135,8 @@ def _unwrapped(encoded: str) -> Fields:
 def _normalize(counts: Counts) -> Usage | None:
     for given, output, read_name, written in _FAMILIES:
         if given in counts or output in counts:
-            reads, writes = first(counts, read_name), first(counts, written)
+            reads = first(counts, read_name, "cacheReadInputTokenCount")  # so Nova calls it, beside Converse's names
+            writes = first(counts, written, "cacheWriteInputTokenCount")
             return usage_of(
                 {
                     UsageClass.INPUT: total(first(counts, given), reads, writes),

@@ -48,7 +48,7 @@ _COUNTS = (
 )
 _USAGE = paths(*_COUNTS)
 _DETAILS = ("promptTokensDetails", "candidatesTokensDetails")
-_MODALITIES = frozenset({"AUDIO", "IMAGE"})
+_MODALITIES = ("AUDIO", "IMAGE")  # no set: what stands in a response may have no hash
 
 
 def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:

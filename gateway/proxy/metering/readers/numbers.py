@@ -72,10 +72,10 @@ def first(counts: Counts, *names: str) -> int | None:
 
 
 def rename(counts: dict[str, Any], names: Mapping[str, UsageClass]) -> None:
-    """Puts counts under the class that they count, the first that is a whole number if there are several."""
+    """Puts counts under the class that they count, the first whole number above 0 if there are several."""
     for name, kind in names.items():
         if name in counts and isinstance(value := counts.pop(name), int):
-            counts.setdefault(kind, value)
+            counts[kind] = counts.get(kind) or value
 
 
 def total(*counts: int | None) -> int | None:

@@ -79,6 +79,7 @@ _OTHER_NAMES: dict[str, UsageClass] = {
     "input_tokens_details/cached_tokens": UsageClass.CACHED_INPUT,
     "input_token_details/cached_tokens": UsageClass.CACHED_INPUT,
     "prompt_cache_hit_tokens": UsageClass.CACHED_INPUT,
+    "cached_tokens": UsageClass.CACHED_INPUT,
     "input_tokens_details/cache_write_tokens": UsageClass.CACHE_WRITE,
     "input_token_details/cache_write_tokens": UsageClass.CACHE_WRITE,
     "input_tokens_details/audio_tokens": UsageClass.INPUT_AUDIO,
