@@ -118,10 +118,12 @@ def open_verified(path: Path) -> Iterator[BackupReader]:
     with path.open("rb") as raw:
         _verify(raw)
         try:
-            with zipfile.ZipFile(raw) as archive:
-                yield BackupReader(archive, _manifest(json.loads(archive.read(MANIFEST))))
+            archive = zipfile.ZipFile(raw)
+            manifest = _manifest(json.loads(archive.read(MANIFEST)))
         except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
             raise BackupDamaged(f"the file cannot be read as a backup: {error}") from error
+        with archive:
+            yield BackupReader(archive, manifest)
 
 
 class _HashedStream:

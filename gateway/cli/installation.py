@@ -16,6 +16,7 @@ from gateway.ledger.catalogue import configured_plans
 from gateway.ledger.catalogue.configured_plans import ConfiguredPlan
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db import schema
+from gateway.ledger.db.errors import AlreadyExists, InvalidValue
 from gateway.ledger.db.pooler import check_pooler
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.meter.client.client import RedisClient
@@ -86,11 +87,14 @@ async def prepare(config: Config, stores: StoreUrls) -> None:
 
 
 async def apply_reload(stores: StoreUrls, config: Config) -> None:
-    """Creates the plans and permissions that a reloaded configuration adds; without PostgreSQL, the next start does."""
+    """Creates the plans and permissions that a reloaded configuration adds, or logs why not.
+
+    Without PostgreSQL, the next start creates them.
+    """
     try:
         async with connect(config, stores) as database, database.transaction() as connection:
             await seed(connection, config)
-    except DatabaseUnavailable as error:
+    except (AlreadyExists, DatabaseUnavailable, InvalidValue) as error:
         log.error("plans_not_created", reason=str(error))
 
 

@@ -14,6 +14,7 @@ from gateway.config.document import Document, Tree, read_value
 from gateway.config.errors import ConfigProblem, KeyPath, Origin
 
 _PREFIX = "GATEWAY_"
+_AS_WRITTEN = frozenset(("GATEWAY_DATABASE__PASSWORD", "GATEWAY_REDIS__PASSWORD"))  # any characters, none of them YAML
 _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\}|(\{))", re.ASCII)
 
 
@@ -24,7 +25,8 @@ def apply_environment(document: Document, environ: Mapping[str, str], sections: 
         is_setting = variable.startswith(_PREFIX) and ("__" in variable or variable in whole)
         if is_setting and environ[variable].strip():
             parts = variable.removeprefix(_PREFIX).lower().split("__")
-            _lay(document, parts, read_value(environ[variable]), Origin(variable))
+            written = environ[variable]
+            _lay(document, parts, written if variable in _AS_WRITTEN else read_value(written), Origin(variable))
 
 
 def apply_overrides(document: Document, overrides: Mapping[str, object]) -> None:

@@ -19,6 +19,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchTableError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from gateway.postgres_url import open_tls, parse_postgres_url
+
 T = TypeVar("T")
 Run = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 
@@ -143,7 +145,7 @@ async def open_source(url: str) -> AsyncIterator[SourceDatabase]:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         # What follows a mistake may be the password.
         raise SourceUnusable("the URL is none: expected postgresql://, mysql:// or sqlite:///FILE") from None
     backend, _, driver = parsed.drivername.partition("+")
@@ -161,14 +163,16 @@ def _failures_typed(url: URL) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise SourceUnusable(f"{error}: MySQL and MariaDB need metering-gateway[mysql]") from error
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, TypeError, ValueError) as error:  # the last two: parameters nobody knows
         raise SourceUnusable(f"{url.render_as_string()}: {_reason(error)}") from error
 
 
 @asynccontextmanager
 async def _open_postgresql(url: URL) -> AsyncIterator[Run]:
     with _failures_typed(url):
-        engine = create_async_engine(url, pool_size=1)
+        wanted = parse_postgres_url(url.render_as_string(hide_password=False))
+        arguments = {**open_tls(wanted.arguments), "server_settings": dict(wanted.server_settings)}
+        engine = create_async_engine(wanted.url, pool_size=1, connect_args=arguments)
     try:
         with _failures_typed(url):
             connection = await engine.connect()

@@ -86,9 +86,9 @@ async def serving(
                 ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream", withheld=withheld)
             )
         try:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.start)
             await supervisor.start(specs)
             watching = asyncio.create_task(supervisor.watch())
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.start)
             yield {**{role: url_of(bound[0]) for role, bound in listeners.items()}, HEALTH: url_of(probed)}
             health.is_draining = True
             supervisor.announce_drain()

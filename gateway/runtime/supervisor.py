@@ -76,7 +76,7 @@ class Supervisor:
 
     def reload(self) -> None:
         for child in self._children:
-            child.signal(signal.SIGHUP)
+            child.reload()
 
     def announce_drain(self) -> None:
         """Tells the children that they will be stopped: their clients should move on."""
@@ -103,6 +103,8 @@ class Supervisor:
             restarts.inc()
             _log.error("process_restarted", process=child.name, exit_code=code)
             await asyncio.sleep(RESTART_SECONDS)
+            if self._stopping:
+                return
             try:
                 await child.start()
                 if self._draining:
@@ -122,6 +124,7 @@ class _Child:
         self._process: asyncio.subprocess.Process | None = None
         self._line: asyncio.StreamWriter | None = None
         self._hearing: asyncio.Task[None] | None = None
+        self._reloads_once_ready = False
         self.report = ProcessReport(spec.name, serves_calls=spec.serves_calls)
 
     @property
@@ -148,6 +151,14 @@ class _Child:
         reader, self._line = await asyncio.open_connection(sock=ours)
         await self._become_ready(reader)
         self._hearing = asyncio.create_task(self._hear(reader))
+        if self._reloads_once_ready:
+            self.reload()
+
+    def reload(self) -> None:
+        """A process that starts has no handler yet and may have read the file: it reloads once it is ready."""
+        self._reloads_once_ready = self._hearing is None
+        if not self._reloads_once_ready:
+            self.signal(signal.SIGHUP)
 
     async def wait(self) -> int:
         code = await self._process.wait() if self._process is not None else 0

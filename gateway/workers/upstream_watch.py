@@ -28,6 +28,7 @@ class UpstreamWatch:
     async def run_once(self) -> int:
         """Probes what is due; always 0, so that a pause follows."""
         now, upstreams = self._monotonic(), self._upstreams()
+        gone = {each.name for each in self._due_at} - {each.name for each in upstreams}
         due_at = {each: self._due_at.get(each, now) for each in upstreams}
         self._due_at = {each: _next(each, at, now) for each, at in due_at.items()}
         await asyncio.gather(*(_probe(each) for each, at in due_at.items() if at <= now))
@@ -35,6 +36,8 @@ class UpstreamWatch:
             in_service = each.targets_in_service
             metrics.UPSTREAM_TARGETS.labels(each.name).set(in_service)
             metrics.UPSTREAM_BREAKER.labels(each.name).set(not in_service)
+        for name in gone:  # a series that processes share cannot be removed, and its alert would never end
+            metrics.UPSTREAM_BREAKER.labels(name).set(0)
         return 0
 
 

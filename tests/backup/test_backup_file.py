@@ -12,6 +12,7 @@ import pytest
 
 from gateway.backup import backup_file
 from gateway.backup.backup_file import FORMAT, BackupDamaged, Manifest, TableCopy
+from gateway.ledger.db.session import InvalidDatabaseUrl
 
 ROWS = b"".join(b"%d\tAda\t\\N\n" % number for number in range(20_000))
 MANIFEST = Manifest(
@@ -91,3 +92,9 @@ def test_backup_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
         stream.write(b"%d" % (1 // 0))
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["backup"]
+
+
+def test_what_fails_while_a_backup_is_open_is_no_damage_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "backup")
+    with pytest.raises(InvalidDatabaseUrl), backup_file.open_verified(path):
+        raise InvalidDatabaseUrl("database.url: a certificate cannot be read")

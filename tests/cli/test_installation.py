@@ -14,6 +14,7 @@ from gateway.ledger.accounts.principals import find_principal
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import StoredPlan, Tier
 from gateway.ledger.subscriptions import lifecycle
+from gateway.runtime.stores import StoreUrls
 from policies.access.authorization import may
 from tests.ledger.make import NOON, a_fingerprint, a_user
 
@@ -80,3 +81,13 @@ async def _plan(connection: AsyncConnection, plan_id: str) -> StoredPlan:
     plan = await plans.get(connection, plan_id)
     assert plan is not None
     return plan
+
+
+async def test_reload_goes_on_without_a_plan_whose_price_is_anothers(own_database_url: str, tmp_path: Path) -> None:
+    stores = StoreUrls(own_database_url, "redis://127.0.0.1:1")
+    await installation.apply_reload(stores, config(tmp_path, ROUTES + PLANS))
+    again = PLANS.replace("id: team, name: Team of ten", "id: crew, name: Crew")
+    changed = config(tmp_path, ROUTES + again)
+    await installation.apply_reload(stores, changed)
+    async with installation.connect(changed, stores) as database, database.read() as connection:
+        assert await plans.get(connection, "crew") is None

@@ -26,3 +26,15 @@ def test_templates_that_are_nowhere_are_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(f"{ROUTES}\nmail: {{templates: {tmp_path}/gone}}\n")
     with pytest.raises(ConfigError, match="must be the path of a folder"):
         load(tmp_path / "gateway.yaml", SECRETS)
+
+
+@pytest.mark.parametrize("sender", ["Acme, Inc. <noreply@acme.test>", "noreply", "Acme <>", "a@acme.test, b@acme.test"])
+def test_sender_that_is_not_one_address_is_a_mistake(tmp_path: Path, sender: str) -> None:
+    with pytest.raises(ConfigError, match=r"mail\.from: must be one address"):
+        load(None, SECRETS | {"GATEWAY_MAIL__FROM": sender, "GATEWAY_DATA_DIR": str(tmp_path)}, persist_secrets=False)
+
+
+@pytest.mark.parametrize("sender", ["gateway@localhost", '"Acme, Inc." <noreply@acme.test>', "Café <n@acme.test>"])
+def test_sender_may_have_a_name(tmp_path: Path, sender: str) -> None:
+    environ = SECRETS | {"GATEWAY_MAIL__FROM": sender, "GATEWAY_DATA_DIR": str(tmp_path)}
+    assert load(None, environ, persist_secrets=False).mail.sender == sender

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -249,3 +250,10 @@ def test_secrets_and_passwords_may_be_in_files(tmp_path: Path) -> None:
 def test_secret_whose_file_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"GATEWAY_ADMIN_TOKEN_FILE.*cannot be read"):
         load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize("password", ["+123456", "~", "null", "true", "1.50", "{abc}", "[abc]", " a b "])
+def test_password_of_a_store_is_taken_as_it_is_written(tmp_path: Path, password: str) -> None:
+    environ = SECRETS | {"GATEWAY_DATABASE__URL": "postgresql://ada@h/x", "GATEWAY_DATABASE__PASSWORD": password}
+    found = load_with(tmp_path, environ)
+    assert found.database.url == f"postgresql://ada:{quote(password, safe='')}@h/x"

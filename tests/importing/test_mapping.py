@@ -180,6 +180,10 @@ async def test_the_source_cannot_be_written(kind: str, new_source: NewSource) ->
         ("oracle://a@b/c", "can be read from mariadb, mysql, postgresql, sqlite only"),
         ("secret@host", "the URL is none"),
         ("postgresql://u:topsecret@127.0.0.1:1/x", "127.0.0.1:1"),
+        ("postgresql://u:topsecret@127.0.0.1:1/x?sslmode=require", "Connect call failed"),
+        ("postgresql://u:topsecret@127.0.0.1:1/x?nonsense=1", "the parameter nonsense is not supported"),
+        ("postgresql://u:p@127.0.0.1:topsecret/x", "the URL is none"),
+        ("mysql://u:topsecret@127.0.0.1:1/x?sslmode=require", "sslmode"),
     ],
 )
 async def test_a_source_that_cannot_be_opened_says_why_without_its_password(url: str, complaint: str) -> None:

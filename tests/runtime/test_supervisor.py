@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +23,41 @@ async def test_process_that_is_not_ready_in_time_is_ended_and_can_be_started_aga
             await child.start()
         assert await asyncio.wait_for(child.wait(), 60) == -signal.SIGKILL
     await child.stop(0)
+
+
+class Dead:
+    """A process that has crashed, and is stopped meanwhile."""
+
+    name, stage, pid = "proxy-0", "listeners", 0
+    starts = 0
+
+    async def wait(self) -> int:
+        return 1
+
+    async def start(self) -> None:
+        self.starts += 1
+
+    async def stop(self, _patience_seconds: float) -> None:
+        await asyncio.sleep(0.2)
+
+
+async def test_supervisor_that_stops_starts_no_process_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(supervisor, "RESTART_SECONDS", 0.05)
+    running, child = supervisor.Supervisor({}, metrics_dir=str(tmp_path), drain_timeout_seconds=0.0), Dead()
+    running._children.append(child)  # type: ignore[arg-type] # as far as it is used
+    watching = asyncio.create_task(running.watch())
+    await asyncio.sleep(0.01)
+    await running.stop()
+    await asyncio.wait_for(watching, 5)
+    assert child.starts == 0
+
+
+async def test_process_that_starts_is_not_ended_by_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = supervisor._Child(ChildSpec("proxy-0", ()), {})
+    sent: list[signal.Signals] = []
+    monkeypatch.setattr(child, "signal", sent.append)
+    child.reload()
+    assert (sent, child._reloads_once_ready) == ([], True)
+    child._hearing = asyncio.create_task(asyncio.sleep(0))
+    child.reload()
+    assert (sent, child._reloads_once_ready) == ([signal.SIGHUP], False)

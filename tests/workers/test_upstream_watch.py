@@ -77,3 +77,19 @@ async def test_silent_upstream_delays_others_briefly() -> None:
         for _ in range(FAILED_PROBES_TO_EJECT):
             await UpstreamWatch(lambda: [first, second]).run_once()
         assert (first.targets_in_service, second.targets_in_service) == (0, 1)
+
+
+async def test_upstream_that_a_reload_removed_is_down_no_more() -> None:
+    clock = [0.0]
+    async with (
+        scripted(*[ILL] * FAILED_PROBES_TO_EJECT) as sick,
+        upstream_to(sick.url, probing=ProbeSettings(b"/", 1.0)) as upstream,
+    ):
+        serving: list[Upstream] = [upstream]
+        watch = UpstreamWatch(lambda: serving, monotonic=lambda: clock[0])
+        for clock[0] in range(FAILED_PROBES_TO_EJECT):
+            await watch.run_once()
+        assert shown("breaker_open") == 1
+        serving = []
+        await watch.run_once()
+    assert shown("breaker_open") == 0

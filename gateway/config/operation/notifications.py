@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from email.utils import getaddresses
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -10,7 +11,8 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, TemplateSyntaxError
 from pydantic import BeforeValidator
 
-from gateway.config.quantities import Kind, Text, Url, about
+from gateway.config.quantities import Kind, Url, about
+from gateway.email_addresses import InvalidEmail, normalised
 
 
 def _smtp_url(value: object) -> str:
@@ -22,6 +24,18 @@ def _smtp_url(value: object) -> str:
         raise ValueError(wanted) from error
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not port_is_valid:
         raise ValueError(wanted)
+    return str(value)
+
+
+def _sender(value: object) -> str:
+    wanted = 'must be one address such as noreply@example.com, or "Acme, Inc." <noreply@example.com>'
+    found = getaddresses([value]) if isinstance(value, str) else []
+    if len(found) != 1:
+        raise ValueError(f"{wanted}, got {value!r}")
+    try:
+        normalised(found[0][1])
+    except InvalidEmail:
+        raise ValueError(f"{wanted}, got {value!r}") from None
     return str(value)
 
 
@@ -50,7 +64,10 @@ class Mail:
         about("Server that sends e-mail; without one, e-mail goes to the log."),
     ] = field(default=None, repr=False)
     sender: Annotated[
-        Text, about("Address that e-mail is sent from; one without a name has `portal.name`.", key="from")
+        str,
+        BeforeValidator(_sender),
+        Kind("address, such as `Acme <noreply@example.com>`"),
+        about("Address that e-mail is sent from; one without a name has `portal.name`.", key="from"),
     ] = "gateway@localhost"
     templates: Annotated[
         Path | None,
