@@ -212,16 +212,19 @@ class Life:
         """For new subscribers, with other credits; who is on the plan keeps both."""
         plan, price, credits, is_per_seat = self.draw.choice(SOLD)
         new_id = f"price_{plan}_{len(self.world.prices)}"
-        self.world.prices[new_id] = price + self.draw.randint(1, 500)
-        self.books.credits[new_id] = credits + self.draw.randint(1, 50)
-        if is_per_seat:
-            self.books.per_seat.add(new_id)
         async with self.stack.database.transaction() as connection:
             found = await plans.get(connection, plan)
             assert found is not None
+            raised = price + self.draw.randint(1, 500)
+            while Decimal(raised).scaleb(-2) == found.terms.price:  # other credits at the same price are everyone's
+                raised = price + self.draw.randint(1, 500)
+            self.world.prices[new_id] = raised
+            self.books.credits[new_id] = credits + self.draw.randint(1, 50)
+            if is_per_seat:
+                self.books.per_seat.add(new_id)
             terms = replace(
                 found.terms,
-                price=Decimal(self.world.prices[new_id]).scaleb(-2),
+                price=Decimal(raised).scaleb(-2),
                 credits_per_period=self.books.credits[new_id],
                 provider_ids={**found.terms.provider_ids, "stripe_price_id": new_id},
             )
