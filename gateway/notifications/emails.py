@@ -37,6 +37,7 @@ _CREDITS = frozenset({"period_credits", "credits_used_this_period", "current_cre
 _BLANK = re.compile(r"\n[ \t]*\n\s*")
 # Controls would end a header or a line of text, and others turn it around.
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]+")
+_FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError)  # of a template, on some payload
 _log = structlog.get_logger()
 
 
@@ -61,6 +62,9 @@ class EmailTemplates:
     ) -> None:
         self._operator = operator
         self._portal = portal
+        self._of_product: EmailTemplates | None = None
+        if folder is not None:
+            self._of_product = EmailTemplates(operator=operator, portal=portal, folder=None, credit_value=credit_value)
         own: list[BaseLoader] = [] if folder is None else [FileSystemLoader(folder)]
         loader = ChoiceLoader([*own, PackageLoader("gateway.notifications")])
         self._text = _environment(loader, credit_value, is_html=False)
@@ -73,11 +77,17 @@ class EmailTemplates:
         """
         try:
             return self._render(kind, f"{kind}.txt", payload, greeting=greeting, action=action)
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        except _FAILURES as error:
             if not isinstance(error, TemplateNotFound | UndefinedError):
                 _log.warning("mail_template_failed", kind=kind, reason=str(error))
         facts = {"title": _title(kind), "facts": payload}
-        return self._render(kind, OTHER, facts, greeting=greeting, action=action)
+        try:
+            return self._render(kind, OTHER, facts, greeting=greeting, action=action)
+        except _FAILURES as error:
+            if self._of_product is None:
+                raise
+            _log.warning("mail_template_failed", kind=kind, reason=str(error))
+            return self._of_product.render(kind, payload, greeting=greeting, action=action)
 
     def _render(
         self, kind: str, name: str, payload: Mapping[str, Any], *, greeting: str, action: Action | None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from gateway.api.admin.preconditions import etag_of
+from gateway.api.schemas.coupons import Coupon
 from tests.api.conftest import AdminApi
 
 
@@ -69,3 +72,11 @@ async def test_deletion_of_an_object_that_has_changed_since_is_refused(
     stale = await admin_api.client.delete(path, headers={"if-match": tag})
     assert (stale.status_code, stale.json()["code"]) == (412, "precondition_failed")
     assert (await admin_api.client.delete(path, headers={"if-match": "*"})).status_code == 204
+
+
+async def test_redemptions_of_a_coupon_are_no_change_of_it(admin_api: AdminApi) -> None:
+    body = {"code": f"c-{uuid4().hex[:12]}", "percent_off": 5}
+    made = Coupon.model_validate(await admin_api.post("/coupons", body, status=201))
+    used = made.model_copy(update={"redeemed": 1, "discounts": {"USD": Decimal(1)}})
+    assert etag_of(used) == etag_of(made)
+    assert etag_of(made.model_copy(update={"is_active": False})) != etag_of(made)

@@ -83,3 +83,9 @@ def test_template_that_fails_tells_the_facts(tmp_path: Path) -> None:
     email = mail("payment.received", TemplateContext(secret="s" * 32, folder=tmp_path))
     assert email.subject == "Payment: received"
     assert "amount: 29.99" in email.text
+
+
+def test_layout_that_fails_gives_way_to_that_of_the_product(tmp_path: Path) -> None:
+    (tmp_path / "layout.txt").write_text("{{ greeting }}\n\n{{ body }}\n\n{{ company }}")
+    email = mail("payment.received", TemplateContext(secret="s" * 32, folder=tmp_path))
+    assert "29.99" in email.text

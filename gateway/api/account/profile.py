@@ -19,6 +19,7 @@ from gateway.api.schemas.pages import PatchModel, RequestModel, unset
 from gateway.clock import now
 from gateway.ledger.accounts import erasure, login_sessions, persons, users
 from gateway.ledger.db import notifications
+from gateway.ledger.db.outbox import bump_account
 from policies.access.persons import digest
 
 router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
@@ -55,12 +56,14 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
     changes = patch.changes()
     password = changes.pop("password", None)
     is_moving = "email" in changes and changes["email"] != me.user.email
+    checked = None
     if is_moving:
-        await _check(dependencies, me, password, field="password", address=address)
+        checked = await _check(dependencies, me, password, field="password", address=address)
         changes["email_verified_at"] = None
     async with me.unit_of_work.change() as change:
         before = Profile.model_validate(me.user)
         if is_moving:
+            await _check_unchanged(change.connection, me, checked, field="password")
             for email in (me.user.email, changes["email"]):
                 await persons.remember(change.connection, me.id, digest(dependencies.secret, email))
         user = await users.patch(change.connection, me.id, **changes)
@@ -79,8 +82,9 @@ async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, addre
     invoices that were issued keep the name that they were issued to.
     A digest of your address is kept for a time: free credits and trials are had once, and debts return.
     """
-    await _check(dependencies, me, body.password, field="password", address=address)
+    checked = await _check(dependencies, me, body.password, field="password", address=address)
     async with me.unit_of_work.change() as change:
+        await _check_unchanged(change.connection, me, checked, field="password")
         await persons.remember(change.connection, me.id, digest(dependencies.secret, me.user.email))
         await erasure.erase(change.connection, me.id, now=now())
         await change.record("account.delete", "user", entity_id=me.id)  # without the personal data that is deleted
@@ -90,9 +94,10 @@ async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, addre
 async def change_password(body: PasswordChange, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
     """Your other sessions end."""
     await check_new_password(body.new_password, email=me.user.email, field="new_password")
-    await _check(dependencies, me, body.current_password, field="current_password", address=address)
+    checked = await _check(dependencies, me, body.current_password, field="current_password", address=address)
     password_hash = await dependencies.hasher.hash(body.new_password, address=address)
     async with me.unit_of_work.change() as change:
+        await _check_unchanged(change.connection, me, checked, field="current_password")
         await users.patch(change.connection, me.id, password_hash=password_hash)
         await login_sessions.revoke_all(change.connection, me.id, exclude=me.session_id)
         await change.record("account.change_password", "user", entity_id=me.id)
@@ -118,11 +123,21 @@ async def _tell_former_address(connection: AsyncConnection, me: Me) -> None:
         await notifications.enqueue(connection, me.id, kind="account.email_changed", payload=payload, channels=channels)
 
 
-async def _check(dependencies: DependenciesDep, me: Me, password: str | None, *, field: str, address: str) -> None:
-    """Raises Invalid, not NotAuthenticated: the session is valid, and no new login is needed."""
+async def _check(
+    dependencies: DependenciesDep, me: Me, password: str | None, *, field: str, address: str
+) -> str | None:
+    """The hash of the password. Raises Invalid, not NotAuthenticated: the session is valid, and needs no new login."""
     if password is None:
         raise Invalid(field, "required")
     try:
-        await check_password(dependencies, me.user.email, password=password, address=address)
+        account = await check_password(dependencies, me.user.email, password=password, address=address)
     except NotAuthenticated:
         raise Invalid(field, "is not your password") from None
+    return account.password_hash
+
+
+async def _check_unchanged(connection: AsyncConnection, me: Me, password_hash: str | None, *, field: str) -> None:
+    """Locks the user. Raises Invalid where the password was reset or changed since it was checked."""
+    await bump_account(connection, me.id)
+    if not await login_sessions.has_password(connection, me.id, password_hash):
+        raise Invalid(field, "is not your password")

@@ -14,7 +14,7 @@ from gateway.api.openapi import Responses, problem_of
 STALE: Responses = {412: problem_of("`precondition_failed`: it is not the object that `If-Match` names any more")}
 
 # What changes without a change of the object, or is told in some answers only.
-_NOT_COUNTED = {"last_used_at", "price_differences", "subscription", "updated_at"}
+_NOT_COUNTED = {"discounts", "last_used_at", "price_differences", "redeemed", "subscription", "updated_at"}
 
 Shown = TypeVar("Shown", bound=BaseModel)
 

@@ -12,6 +12,7 @@ from sqlalchemy import func, insert, literal, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.accounts import users
 from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
@@ -96,8 +97,8 @@ _INHERITED = ("name", "permissions", "allowed_ips", "credit_cap", "expires_at")
 async def create(
     connection: AsyncConnection, user_id: UUID, *, fingerprint: Fingerprint, **settings: Unpack[NewKeySettings]
 ) -> ApiKey:
-    """Raises NotFound for an unknown user, AlreadyExists for a known hash."""
-    if await bump_account(connection, user_id) is None:
+    """Raises NotFound for an unknown or deleted user, AlreadyExists for a known hash."""
+    if await bump_account(connection, user_id) is None or await users.get(connection, user_id) is None:
         raise NotFound("user", user_id)
     created = await _insert(connection, user_id, fingerprint, dict(settings))
     await _announce(connection, "key.created", created)

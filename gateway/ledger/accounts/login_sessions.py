@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import ColumnElement, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts.users import User
-from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.session import Database
 from gateway.ledger.db.tables import refresh_tokens, sessions, users
 from policies.access.throttling import Subject, neighbourhood
@@ -155,15 +155,22 @@ async def find_user(connection: AsyncConnection, session_id: UUID) -> User | Non
     return None if row is None else value(User, row)
 
 
-async def list_live(connection: AsyncConnection, user_id: UUID, *, limit: int) -> tuple[LiveSession, ...]:
+async def revoke_own(connection: AsyncConnection, user_id: UUID, session_id: UUID) -> bool:
+    """Ends a session of the user; gives whether there was one that had not ended."""
+    ended = update(sessions).where(sessions.c.id == session_id, *_is_live_of(user_id)).values(revoked_at=func.now())
+    return (await connection.execute(ended)).rowcount == 1
+
+
+async def list_live(
+    connection: AsyncConnection, user_id: UUID, *, cursor: str | None = None, limit: int
+) -> Page[LiveSession]:
     """The sessions that have not ended, newest first."""
-    query = (
-        select(*columns(sessions, LiveSession))
-        .where(sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None), sessions.c.expires_at > func.now())
-        .order_by(sessions.c.created_at.desc(), sessions.c.id)
-        .limit(limit)
-    )
-    return tuple(value(LiveSession, row) for row in await connection.execute(query))
+    query = select(*columns(sessions, LiveSession)).where(*_is_live_of(user_id))
+    return await page_by_time(connection, query, LiveSession, cursor=cursor, limit=limit)
+
+
+def _is_live_of(user_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return sessions.c.user_id == user_id, sessions.c.revoked_at.is_(None), sessions.c.expires_at > func.now()
 
 
 async def delete_for_user(connection: AsyncConnection, user_id: UUID) -> None:

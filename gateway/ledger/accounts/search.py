@@ -68,12 +68,12 @@ def words_query(wanted: str) -> str:
 def _clues(wanted: str) -> Iterator[tuple[Kind, TextClause, Mapping[str, Any]]]:
     """The statements that what was typed can be an answer to."""
     try:
-        yield from _of_id(UUID(wanted))
+        yield from _of_id(UUID(wanted), typed=wanted)
     except ValueError:
         yield from _of_text(wanted)
 
 
-def _of_id(wanted: UUID) -> Iterator[tuple[Kind, TextClause, Mapping[str, Any]]]:
+def _of_id(wanted: UUID, *, typed: str) -> Iterator[tuple[Kind, TextClause, Mapping[str, Any]]]:
     values = {"id": wanted}
     yield Kind.ACCOUNT, _USER_BY_ID, values
     yield Kind.KEY, _KEY_BY_ID, values
@@ -81,7 +81,8 @@ def _of_id(wanted: UUID) -> Iterator[tuple[Kind, TextClause, Mapping[str, Any]]]
     yield Kind.INVOICE, _INVOICE_BY_ID, values
     yield Kind.PAYMENT, _PAYMENT_BY_ID, values
     yield Kind.WEBHOOK_EVENT, _EVENT_BY_ID, values
-    yield Kind.ACCOUNT, _USER_BY_EXTERNAL_ID, {"wanted": str(wanted)}
+    for external_id in dict.fromkeys((typed, str(wanted))):  # which another system may write without dashes
+        yield Kind.ACCOUNT, _USER_BY_EXTERNAL_ID, {"wanted": external_id}
     if (span := span_of(wanted)) is not None:
         yield Kind.CALL, _CALL_BY_ID, {**values, "since": span[0], "until": span[1]}
 

@@ -106,10 +106,10 @@ async def patch(connection: AsyncConnection, user_id: UUID, **changes: Unpack[Us
     return await _change(connection, user_id, dict(changes))
 
 
-async def update_password_hash(connection: AsyncConnection, user_id: UUID, *, old: str | None, new: str) -> None:
-    """Replaces the hash of an unchanged password. No admission depends on it, so it bumps no version."""
+async def update_password_hash(connection: AsyncConnection, user_id: UUID, *, old: str | None, new: str) -> bool:
+    """Replaces the hash unless another has; gives whether. No admission depends on it, so it bumps no version."""
     same = (users.c.id == user_id, users.c.password_hash == old)
-    await connection.execute(update(users).where(*same).values(password_hash=new))
+    return (await connection.execute(update(users).where(*same).values(password_hash=new))).rowcount == 1
 
 
 async def suspend(connection: AsyncConnection, user_id: UUID) -> User:
@@ -158,7 +158,7 @@ _ERASE_KEYS = text("""
 
 async def _change(connection: AsyncConnection, user_id: UUID, changes: Mapping[str, Any]) -> User:
     # The bump comes first: its row lock serializes the changes of an account.
-    if await get(connection, user_id) is None or await bump_account(connection, user_id) is None:
+    if await bump_account(connection, user_id) is None or await get(connection, user_id) is None:
         raise NotFound("user", user_id)
     changed = update(users).where(users.c.id == user_id).values(changes).returning(*columns(users, User))
     async with checked(connection, "user"):

@@ -101,8 +101,9 @@ async def sync_from_provider(
         canceled_at=_canceled_at(before, status=status, is_ending=changes["cancel_at_period_end"], now=now),
     )
     await _settle_advance(connection, synced, settlement, now=now, actor=actor)
-    if status in _PAID or settlement is Settlement.ADVANCED:
+    if status not in _ENDED:
         await _take_rest(connection, before, synced, old_plan=old_plan, actor=actor)
+    if status in _PAID or settlement is Settlement.ADVANCED:
         await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
     if settlement is Settlement.ADVANCED:
         await advances.mark(connection, synced)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, cast, func, literal, or_, select
+from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,9 +30,8 @@ _s = subscriptions.c
 
 async def announce_trials(connection: AsyncConnection, *, now: datetime, limit: int) -> int:
     """Of trials that go on as paid plans."""
-    found = await _list(
-        connection, _is_ahead(_s.current_period_end, now, _AHEAD), kind=TRIAL_ENDS, limit=limit, of=_TRIAL
-    )
+    end = _s.current_period_end
+    found = await _list(connection, _is_ahead(end, now, _AHEAD), kind=TRIAL_ENDS, end=end, limit=limit, of=_TRIAL)
     for each in found:
         await announce(connection, each, TRIAL_ENDS, once=_once(TRIAL_ENDS, each, each.current_period_end))
     return len(found)
@@ -40,8 +39,8 @@ async def announce_trials(connection: AsyncConnection, *, now: datetime, limit: 
 
 async def announce_renewals(connection: AsyncConnection, *, now: datetime, limit: int) -> int:
     """Of periods so long that one may have forgotten them."""
-    ahead = _is_ahead(_s.current_period_end, now, _RENEWAL_AHEAD)
-    found = await _list(connection, ahead, kind=RENEWS, limit=limit, of=_LONG)
+    end = _s.current_period_end
+    found = await _list(connection, _is_ahead(end, now, _RENEWAL_AHEAD), kind=RENEWS, end=end, limit=limit, of=_LONG)
     for each in found:
         terms = await _next_terms(connection, each)
         await announce(connection, each, RENEWS, once=_once(RENEWS, each, each.current_period_end), **terms)
@@ -55,7 +54,9 @@ async def announce_ends(connection: AsyncConnection, *, now: datetime, grace: ti
         and_(_was_cancelled_before(_AHEAD), _is_ahead(_s.current_period_end, now, _AHEAD)),
         and_(_s.status == Status.PAST_DUE, _is_ahead(unpaid_since, now - grace, _AHEAD)),
     )
-    found = await _list(connection, ahead, kind=ACCESS_ENDS, limit=limit, of=None)
+    unpaid_until = unpaid_since + cast(literal(grace), INTERVAL)
+    ends_at = case((_s.status == Status.PAST_DUE, unpaid_until), else_=_s.current_period_end)
+    found = await _list(connection, ahead, kind=ACCESS_ENDS, end=ends_at, limit=limit, of=None)
     for each in found:
         is_unpaid = each.status is Status.PAST_DUE
         end = (each.past_due_since or each.current_period_end) + grace if is_unpaid else each.current_period_end
@@ -71,16 +72,18 @@ _LONG = and_(
 
 
 async def _list(
-    connection: AsyncConnection, ahead: ColumnElement[bool], *, kind: str, limit: int, of: ColumnElement[bool] | None
+    connection: AsyncConnection,
+    ahead: ColumnElement[bool],
+    *,
+    kind: str,
+    end: ColumnElement[Any],
+    limit: int,
+    of: ColumnElement[bool] | None,
 ) -> list[StoredSubscription]:
-    """Without those that have an announcement of this kind since the period began."""
-    notice = notices.c
-    is_told = select(notice.id).where(
-        notice.user_id == _s.user_id,
-        notice.kind == kind,
-        notice.payload["subscription_id"].astext == cast(_s.id, Text),
-        notice.created_at >= _s.current_period_start,
-    )
+    """Without those whose `end` was announced: what `_once` gives for it, in SQL."""
+    day = func.to_char(func.timezone("UTC", end), "YYYY-MM-DD")
+    once = literal(f"{kind.partition('.')[2]}:", Text).concat(cast(_s.id, Text)).concat(":").concat(day)
+    is_told = select(notices.c.id).where(notices.c.user_id == _s.user_id, notices.c.once == once)
     query = select(_s.id).where(ahead, ~is_told.exists(), *([] if of is None else [of]))
     found = await connection.scalars(query.order_by(_s.current_period_end).limit(limit))
     return [await get_existing(connection, each) for each in found.all()]

@@ -230,18 +230,28 @@ _HAS_MORE = text(f"""
         OR EXISTS (SELECT FROM invoices WHERE subscription_id = :id AND status = 'draft' AND provider = '{MANUAL}')
 """)  # noqa: S608 - made of constants
 
+# A free period without anything else gets no span (`end_span`), and would be found for ever.
 _HALTED = text(f"""
-    SELECT s.id FROM subscriptions s
+    SELECT s.id FROM subscriptions s JOIN subscription_plans p ON p.id = s.plan_id
      WHERE s.provider = '{MANUAL}' AND s.status IN ('paused', 'past_due') AND s.current_period_end <= :now
        AND NOT EXISTS (SELECT FROM billing_spans b
                         WHERE b.subscription_id = s.id AND b.period_start = s.current_period_start AND b.ends_period)
+       AND (s.keeps_version OR p.price > 0 OR p.overage_price > 0
+            OR EXISTS (SELECT FROM pricing_tiers t WHERE t.plan_id = p.id)
+            OR EXISTS (SELECT FROM billing_spans b
+                        WHERE b.subscription_id = s.id AND b.period_start = s.current_period_start)
+            OR EXISTS (SELECT FROM overages o WHERE o.subscription_id = s.id AND o.invoiced_at IS NULL)
+            OR EXISTS (SELECT FROM invoices i
+                        WHERE i.subscription_id = s.id AND i.status = 'draft' AND i.provider = '{MANUAL}'))
      ORDER BY s.current_period_end LIMIT :limit
 """)  # noqa: S608 - made of constants
 
 _UNCOUNTED = text(f"""
-    SELECT s.id FROM subscriptions s JOIN subscription_plans p ON p.id = s.plan_id AND p.pricing_model = 'usage'
+    SELECT s.id FROM subscriptions s JOIN subscription_plans p ON p.id = s.plan_id
+      LEFT JOIN plan_versions v ON s.keeps_version AND v.plan_id = s.plan_id AND v.version = s.plan_version
      WHERE s.provider = '{MANUAL}' AND s.status IN ('active', 'past_due', 'paused') AND s.current_period_start < :since
        AND s.current_period_end > :since
+       AND coalesce(v.terms ->> 'pricing_model', p.pricing_model) = 'usage'
        AND NOT EXISTS (SELECT FROM billing_spans b WHERE b.subscription_id = s.id AND b.ends_at >= :since)
      LIMIT :limit
 """)  # noqa: S608 - made of constants

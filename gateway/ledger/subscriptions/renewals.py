@@ -19,7 +19,7 @@ from gateway.ledger.catalogue.plan_versions import unpin_after_period
 from gateway.ledger.catalogue.plans import get as get_plan
 from gateway.ledger.credits import expiry
 from gateway.ledger.db.tables import users
-from gateway.ledger.subscriptions import advances, billing_spans
+from gateway.ledger.subscriptions import advances, billing_spans, overage
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.lifecycle import period_length, renew, time_zone_of
 from gateway.ledger.subscriptions.subscriptions import (
@@ -135,6 +135,7 @@ async def _apply(
         return await update(connection, subscription.id, **changes)
     # Credits expire before the next period's credits are granted, also when both are late.
     await expiry.apply_due(connection, subscription.user_id, now=end, grace=grace, actor=actor)
+    await overage.bill(connection, subscription, plan=ended, at=end, actor=actor)  # before it follows its plan again
     if await unpin_after_period(connection, subscription.id):
         subscription = await get_existing(connection, subscription.id)
     plan = await plan_of(connection, subscription)

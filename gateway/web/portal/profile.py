@@ -10,10 +10,12 @@ from gateway.api.account import profile
 from gateway.api.account.login import own_sessions
 from gateway.api.account.profile import Deletion, PasswordChange, ProfilePatch
 from gateway.api.account.schemas import Profile
+from gateway.api.schemas.pages import PageQuery
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes, uuid_in_path
 from gateway.web.portal.customer import Customer, forget
 
+SESSIONS = 100
 _TEXTS = ("name", "company", "billing_address", "vat_id", "time_zone", "email")
 
 customers: PageRoutes[Customer] = PageRoutes()
@@ -108,5 +110,5 @@ async def _render(page: Customer, *, details: Form | None = None, password: Form
         profile=user,
         details=details or Form(defaults={name: getattr(user, name) for name in _TEXTS}),
         password=password or Form(),
-        sessions=(await own_sessions.list_my_sessions(page.me)).data,
+        sessions=(await own_sessions.list_my_sessions(PageQuery(limit=SESSIONS), page.me)).data,
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import argon2
 import httpx
 import jwt
 import pytest
@@ -263,3 +264,13 @@ async def _refresh(account_api: AccountApi, token: str) -> httpx.Response:
 
 def _without_id(response: httpx.Response) -> dict[str, Any]:
     return {name: value for name, value in json.loads(response.text).items() if name != "request_id"}
+
+
+async def test_logins_at_once_that_replace_a_weaker_hash_all_succeed(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    weaker = argon2.PasswordHasher(time_cost=1, memory_cost=8192, parallelism=1).hash(PASSWORD)
+    async with account_api.database.transaction() as connection:
+        await users.patch(connection, customer.id, password_hash=weaker)
+    body = {"email": customer.email, "password": PASSWORD}
+    answers = await asyncio.gather(*(account_api.new_client().post("/auth/login", json=body) for _ in range(3)))
+    assert [answer.status_code for answer in answers] == [200] * 3

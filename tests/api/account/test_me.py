@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from uuid import uuid4
@@ -10,13 +11,14 @@ import pytest
 from sqlalchemy import text
 
 from gateway.clock import now
-from gateway.ledger.accounts import users
+from gateway.ledger.accounts import erasure, login_sessions, users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.db import notifications
 from gateway.ledger.subscriptions import lifecycle, subscriptions
-from policies.access.tokens import Purpose
+from policies.access.tokens import Purpose, digest
 from tests.api.account.conftest import PASSWORD, AccountApi
+from tests.support.waiting import until_waiting
 
 NEW = "another horse, another battery"
 
@@ -141,3 +143,56 @@ async def _mentions(account_api: AccountApi, *words: str) -> list[str]:
             rows = (await connection.execute(query)).scalars()
             found += [f"{table}: {row}" for row in rows if any(word in row for word in words)]
     return found
+
+
+async def test_password_that_is_reset_meanwhile_changes_nothing_any_more(account_api: AccountApi) -> None:
+    moves = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+    changes = {"current_password": PASSWORD, "new_password": NEW}
+    for method, path, body in (
+        ("POST", "/me/password", changes),
+        ("PATCH", "/me", moves),
+        ("DELETE", "/me", {"password": PASSWORD}),
+    ):
+        customer = await account_api.customer()
+        async with account_api.database.transaction() as connection:
+            await users.patch(connection, customer.id, password_hash="of the owner")
+            sent = asyncio.create_task(customer.client.request(method, path, json=body))
+            await until_waiting(account_api.database)
+        assert (await sent).status_code == 422, path
+        async with account_api.database.read() as connection:
+            query = text("SELECT password_hash, email FROM users WHERE id = :id")
+            row = (await connection.execute(query, {"id": customer.id})).one()
+        assert tuple(row) == ("of the owner", customer.email)
+
+
+async def test_requests_that_meet_the_deletion_leave_no_personal_data(account_api: AccountApi) -> None:
+    customer = await account_api.customer(name="Grace Hopper")
+    async with account_api.database.transaction() as connection:
+        await erasure.erase(connection, customer.id, now=now())
+        sent = [
+            asyncio.create_task(customer.client.patch("/me", json={"company": "Flow-Matic"})),
+            asyncio.create_task(customer.client.post("/me/keys", json={"name": "Flow-Matic laptop"})),
+        ]
+        await until_waiting(account_api.database, 2)
+    assert [(await each).status_code for each in sent] == [404, 404]
+    assert await _mentions(account_api, customer.email, "Grace Hopper", "Flow-Matic") == []
+
+
+async def test_every_session_is_listed_and_can_be_ended_however_many_there_are(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    async with account_api.database.transaction() as connection:
+        for number in range(101):
+            await login_sessions.create(
+                connection,
+                customer.id,
+                token_hash=digest(f"{customer.id}{number}"),
+                expires_at=now() + timedelta(days=1),
+                address=None,
+            )
+    first = await customer.get("/me/sessions", limit=100)
+    rest = await customer.get("/me/sessions", limit=100, cursor=first["next_cursor"])
+    listed = first["data"] + rest["data"]
+    assert (len(listed), rest["next_cursor"]) == (102, None)
+    (current,) = [each["id"] for each in listed if each["is_current"]]
+    await customer.call("DELETE", f"/me/sessions/{current}", status=204)
+    await customer.get("/me", status=401)

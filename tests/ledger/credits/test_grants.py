@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.credits.grants import adjust, get_balance, grant, list_open_grants
@@ -16,6 +15,7 @@ from gateway.ledger.db.errors import InvalidValue, NotFound
 from gateway.ledger.db.outbox import lock_pending_for
 from gateway.ledger.db.session import Database
 from tests.ledger.make import a_user
+from tests.support.waiting import until_waiting
 
 
 async def test_grant_is_in_balance_ledger_and_grants(connection: AsyncConnection) -> None:
@@ -121,21 +121,11 @@ async def test_debt_is_paid_by_one_of_two_concurrent_grants(own_database_url: st
         await grant(first, user.id, amount=10, source="promo", reason="x", actor="test")
         second = asyncio.create_task(give())
         async with asyncio.timeout(5):
-            await _until_somebody_waits(database)
+            await until_waiting(database)
     await second
     async with database.read() as connection:
         assert [given.remaining for given in await list_open_grants(connection, user.id)] == [10]
     await database.close()
-
-
-async def _until_somebody_waits(database: Database) -> None:
-    waiting = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    count = 0
-    while not count:
-        async with database.read() as connection:
-            count = (await connection.execute(waiting)).scalar_one()
 
 
 async def test_ledger_is_listed_newest_first_by_cursor(connection: AsyncConnection) -> None:

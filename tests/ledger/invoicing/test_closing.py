@@ -403,3 +403,12 @@ async def test_tiers_count_all_usage_of_a_period_however_often_it_is_invoiced(co
     june = await closed(connection, mine)
     assert june is not None
     assert amounts(june) == ["5.00"]
+
+
+async def test_paused_subscriptions_to_a_free_plan_hold_up_no_other(connection: AsyncConnection) -> None:
+    free = await begun(connection, await a_plan(connection, "0"))
+    paid = await begun(connection, await a_plan(connection, "9.99"))
+    for each in (free, paid):
+        await lifecycle.pause(connection, each)
+    await renewals.end_halted_period(connection, free, now=JULY)
+    assert await billing_spans.find_halted(connection, now=JULY, limit=5) == [paid]

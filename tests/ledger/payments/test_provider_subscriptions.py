@@ -157,3 +157,15 @@ async def test_plan_of_another_interval_at_the_provider_takes_the_rest_of_the_ol
     for number in range(3):
         await sync(connection, waiting, now=half + number * SECOND, price=PlanPrice(yearly), **period)
     assert (await balance(connection, waiting.user_id)).current_credits == 50 + 1200
+
+
+async def test_other_interval_takes_the_rest_of_the_old_credits_although_it_is_paid_for_later(
+    connection: AsyncConnection,
+) -> None:
+    waiting = await order_subscription(connection)
+    await sync(connection, waiting)
+    yearly, half = await a_plan(connection, credits_per_period=1200, billing_interval="year"), NOON + MONTH / 2
+    period: dict[str, Any] = {"period_start": half, "period_end": half + 12 * MONTH}
+    await sync(connection, waiting, Status.PAST_DUE, now=half, price=PlanPrice(yearly), **period)
+    await sync(connection, waiting, now=half + SECOND, price=PlanPrice(yearly), **period)
+    assert (await balance(connection, waiting.user_id)).current_credits == 50 + 1200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.catalogue import plans
 from gateway.ledger.credits import grants
 from gateway.ledger.invoicing import issued_invoices, plan_changes
 from gateway.ledger.invoicing.invoices import Invoice
@@ -221,3 +223,14 @@ async def test_trial_and_plan_without_overage_bill_nothing(connection: AsyncConn
     await use(connection, trial, 120, at=NOON)
     await turned(connection, trial, NOON + timedelta(days=8))
     assert await credits_of(connection, user.id) == 80
+
+
+async def test_overage_of_a_period_has_the_price_that_held_in_it(connection: AsyncConnection) -> None:
+    subscription = await begun(connection, **POSTPAID)
+    plan = await plan_of(connection, subscription)
+    await plans.change(connection, plan.id, replace(plan.terms, overage_price=Decimal("0.05")))
+    await use(connection, subscription, 200, at=NOON)
+    await turned(connection, subscription, NOON + MONTH)
+    query = text("SELECT credits, price FROM overages WHERE subscription_id = :id")
+    rows = (await connection.execute(query, {"id": subscription.id})).all()
+    assert [tuple(row) for row in rows] == [(100, Decimal("0.02"))]

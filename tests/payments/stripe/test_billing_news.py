@@ -191,3 +191,26 @@ async def test_other_price_is_told_to_those_who_will_pay_it(
     assert datetime.fromisoformat(news["effective_at"]) == end
     assert await told(stripe_stack, own) == ["subscription.price_changed *"]
     assert await told(stripe_stack, billed) == []
+
+
+async def test_each_end_of_access_in_a_period_is_told(stripe_stack: PaymentStack) -> None:
+    user = await stripe_stack.create_user()
+    async with admin_client(stripe_stack) as client:
+        body = {"user_id": str(user.id), "plan_id": "pro"}
+        begun = (await client.post("/admin/v1/subscriptions", json=body)).json()
+        found = await current_subscription(stripe_stack, user)
+        unpaid = "UPDATE subscriptions SET status = 'past_due', past_due_since = current_period_start WHERE id = :id"
+        paid = "UPDATE subscriptions SET status = 'active', past_due_since = NULL WHERE id = :id"
+        await told(stripe_stack, user)
+        async with stripe_stack.database.transaction() as connection:
+            await connection.execute(text(unpaid), {"id": found.id})
+        await _worker(stripe_stack, found.current_period_start + GRACE - timedelta(days=2)).run_once()
+        assert await told(stripe_stack, user) == ["subscription.access_ends *"]
+        async with stripe_stack.database.transaction() as connection:
+            await connection.execute(text(paid), {"id": found.id})
+        await client.post(f"/admin/v1/subscriptions/{begun['id']}/cancel", json={"at_period_end": True})
+        await told(stripe_stack, user)
+    worker = _worker(stripe_stack, found.current_period_end - timedelta(days=2))
+    await worker.run_once()
+    assert await told(stripe_stack, user) == ["subscription.access_ends *"]
+    assert await worker.run_once() == 0

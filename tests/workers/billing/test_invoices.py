@@ -10,6 +10,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.db.session import Database
 from gateway.ledger.subscriptions import lifecycle, renewals
 from gateway.meter.journal import Journal
@@ -163,3 +165,19 @@ async def test_usage_of_a_year_is_invoiced_although_its_records_are_deleted(back
     await _advance(backend.database, [mine], END)
     assert await a_worker(backend.database, backend.journal, END + timedelta(days=1)).run_once() == 1
     assert await _rows(backend.database, "SELECT total FROM invoices") == [(Decimal("24.00"),)]
+
+
+async def test_usage_at_a_kept_price_is_counted_after_its_plan_has_a_flat_one(backend: Backend) -> None:
+    async with backend.database.transaction() as connection:
+        plan_id = await a_plan(connection, "0.02", "usage", billing_interval="year")
+        user = await a_user(connection)
+        mine = (await lifecycle.start(connection, user.id, plan_id=plan_id, now=JUNE)).id
+        flat = PlanTerms(name="Flat", price=Decimal("5.00"), billing_interval="year")
+        await plans.change(connection, plan_id, flat)
+        await used(connection, mine, at=JUNE + timedelta(days=1), credits_charged=100)
+    await a_worker(backend.database, backend.journal, JUNE + timedelta(days=40)).run_once()
+    async with backend.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM usage_tracking"))
+    await _advance(backend.database, [mine], END)
+    assert await a_worker(backend.database, backend.journal, END + timedelta(days=1)).run_once() == 1
+    assert await _rows(backend.database, "SELECT total FROM invoices") == [(Decimal("2.00"),)]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from gateway.api.account.dependencies import Me
 from gateway.api.errors import NotFound
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
-from gateway.api.schemas.pages import PageModel, ResponseModel
+from gateway.api.schemas.pages import PageModel, PageQuery, ResponseModel, page_of
 from gateway.ledger.accounts import login_sessions
-
-MAX_SESSIONS = 100
 
 router = APIRouter(prefix="/me/sessions", tags=["account"], responses=SIGNED_IN)
 
@@ -28,21 +27,19 @@ class OwnSession(ResponseModel):
 
 
 @router.get("", summary="Your sessions")
-async def list_my_sessions(me: Me) -> PageModel[OwnSession]:
+async def list_my_sessions(query: Annotated[PageQuery, Query()], me: Me) -> PageModel[OwnSession]:
     """Those that have not ended, newest first."""
     async with me.unit_of_work.read() as connection:
-        found = await login_sessions.list_live(connection, me.id, limit=MAX_SESSIONS)
-    return PageModel(data=[_shown(each, me) for each in found], next_cursor=None)
+        page = await login_sessions.list_live(connection, me.id, cursor=query.cursor, limit=query.limit)
+    return page_of(page, lambda each: _shown(each, me))
 
 
 @router.delete("/{session_id}", status_code=204, summary="End one of your sessions", responses=UNKNOWN)
 async def end_my_session(session_id: UUID, me: Me) -> None:
     """Its tokens are good no longer, from the next request on."""
     async with me.unit_of_work.change() as change:
-        found = await login_sessions.list_live(change.connection, me.id, limit=MAX_SESSIONS)
-        if session_id not in {each.id for each in found}:
+        if not await login_sessions.revoke_own(change.connection, me.id, session_id):
             raise NotFound("session", session_id)
-        await login_sessions.revoke(change.connection, session_id)
         await change.record("account.end_session", "user", entity_id=me.id)
 
 

@@ -62,6 +62,10 @@ async def check_password(dependencies: AccountDependencies, email: str, *, passw
     await dependencies.throttle.give_back(attempt)
     if stronger is not None:
         async with dependencies.database.transaction() as connection:
-            await users.update_password_hash(connection, account.user_id, old=account.password_hash, new=stronger)
+            is_replaced = await users.update_password_hash(
+                connection, account.user_id, old=account.password_hash, new=stronger
+            )
+        if not is_replaced:  # another login was faster, or the password was changed: the new hash tells
+            return await check_password(dependencies, email, password=password, address=address)
         return replace(account, password_hash=stronger)
     return account

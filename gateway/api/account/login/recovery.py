@@ -24,6 +24,7 @@ from gateway.ledger.accounts.one_time_tokens import ProvenAddress
 from gateway.ledger.accounts.users import User
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db import notifications
+from gateway.ledger.db.outbox import bump_account
 from policies.access.persons import digest
 from policies.access.throttling import Subject
 from policies.access.tokens import Purpose, read_one_time
@@ -131,13 +132,21 @@ async def _send_reset(dependencies: AccountDependencies, email: str) -> None:
             await send_reset(connection, user, dependencies.lifetimes)
 
 
+async def _redeem(connection: AsyncConnection, token_id: UUID, purpose: Purpose) -> ProvenAddress | None:
+    """Locks the user before the token, as a move to another address does, so that the address stays what it is."""
+    proof = await one_time_tokens.find(connection, token_id, purpose)
+    if proof is not None:
+        await bump_account(connection, proof.user_id)
+    return await one_time_tokens.redeem(connection, token_id, purpose)
+
+
 async def _user_of(
     connection: AsyncConnection,
     token_id: UUID | None,
     purpose: Purpose,
     *,
     address: str,
-    find: FindToken = one_time_tokens.redeem,
+    find: FindToken = _redeem,
 ) -> User:
     """Consumes the token. Raises Invalid for an unusable token, or one of a former address of the user."""
     proof = None if token_id is None else await find(connection, token_id, purpose)

@@ -13,6 +13,7 @@ from gateway.api.account.login.password_hashing import PasswordHasher
 from gateway.ledger.accounts import users
 from policies.access.tokens import Purpose, one_time
 from tests.api.account.conftest import PASSWORD, SECRET, AccountApi, Customer
+from tests.support.waiting import until_waiting
 
 NEW = "another horse, another battery"
 
@@ -238,3 +239,19 @@ async def _verify(account_api: AccountApi, customer: Customer) -> None:
         await customer.post("/me/verify-email", status=202)
     token = await account_api.mailed_token(customer.id, Purpose.VERIFY_EMAIL)
     await account_api.call("/auth/verify-email", {"token": token}, status=204)
+
+
+async def test_reset_verifies_no_address_that_the_account_moves_to_meanwhile(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    token = await _asked(account_api, customer)
+    moved = f"{uuid4().hex}@example.com"
+    async with account_api.database.transaction() as connection:
+        await users.patch(connection, customer.id, email=moved, email_verified_at=None)
+        body = {"token": token, "password": NEW}
+        resetting = asyncio.create_task(account_api.client.post("/auth/reset-password", json=body))
+        await until_waiting(account_api.database)
+    assert (await resetting).status_code == 422
+    async with account_api.database.read() as connection:
+        found = await users.get(connection, customer.id)
+    assert found is not None
+    assert (found.email, found.email_verified_at) == (moved, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -110,3 +111,10 @@ async def test_search_reads_no_table_whole(ledger: Database) -> None:
 async def test_call_of_an_id_beyond_the_calendar_is_not_found(admin_api: AdminApi, far: str) -> None:
     await admin_api.call("GET", f"/usage/{far}", status=404)
     assert await found(admin_api, far) == []
+
+
+@pytest.mark.parametrize("spell", [str, str.upper, lambda written: written.replace("-", "")])
+async def test_search_finds_an_external_id_that_is_a_uuid(admin_api: AdminApi, spell: Callable[[str], str]) -> None:
+    external_id = spell(str(uuid4()))
+    user = await admin_api.create_user(external_id=external_id)
+    assert ("account", user["id"]) in await found(admin_api, external_id)
