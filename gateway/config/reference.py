@@ -27,8 +27,9 @@ _HEAD = """\
 # Settings
 
 `make reference` writes this page. A setting stands in `gateway.yaml` under its key, or in the environment variable,
-which outranks the file; `gateway check` validates both. A variable reaches into a list by the name, id or number of an
-entry, such as `GATEWAY_ROUTES__GENERATE__PRICE__CREDITS`.
+which outranks the file; `gateway check` validates both. A variable reaches into a list by the name, id or number of
+an entry, such as `GATEWAY_ROUTES__GENERATE__PRICE__CREDITS`. Its value is read as YAML reads one (`[a, b]`, `true`,
+`null`), but the passwords of both stores are taken as they are written.
 """
 _ENTRIES: dict[str, tuple[tuple[str, type], ...]] = {
     "upstreams": (("upstreams.NAME", Upstream),),
