@@ -147,6 +147,11 @@ class Key:
     budget_id: UUID | None = None
     budget_keys: int = 1
 
+    @property
+    def masked(self) -> str:
+        """What may be shown: enough to find the key, too little to use it."""
+        return f"{self.prefix}…{self.last4}"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

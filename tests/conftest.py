@@ -63,7 +63,6 @@ UNIT = (
     "demo",
     "support",
     "proxy/request",
-    "proxy/metering/test_observers.py",
     "proxy/test_router.py",
 )
 # Where a run keeps its files. A database is made of 700, which take a disk ten times as long as memory; ext4 takes

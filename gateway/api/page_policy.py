@@ -10,9 +10,10 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
+from gateway.http.fields import Header
+
 _ELEMENT = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
-Header = tuple[bytes, bytes]
 
 # Of every response that does not say otherwise. A document that is no page has nothing to load, but must not be framed
 # either.

@@ -9,10 +9,9 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from gateway.http.fields import Header
 from gateway.http.problem_types import PROBLEM_TYPES, ProblemType, type_uri
 from policies.model import Refusal, Refused
-
-Header = tuple[bytes, bytes]
 
 # A client library that obeys Retry-After would sleep longer than this without a word to its caller.
 MAX_PATIENCE_SECONDS = 60

@@ -25,7 +25,7 @@ class Verdict(IntEnum):
 
 
 class LoadResult(IntEnum):
-    """Whether an account or a key budget is loaded (`load.lua`, `load_budget.lua`).
+    """Whether an account or a key budget is loaded (`load_account.lua`, `load_key_budget.lua`).
 
     STALE_SNAPSHOT: PostgreSQL was read before a change that Redis has seen since. EPOCH_NOT_OPEN: gateways still replay
     what they know. WRONG_EPOCH: the partition is in another epoch, or the account is not loaded.

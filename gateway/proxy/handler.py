@@ -21,13 +21,13 @@ from gateway.proxy.admission.principal_cache import PrincipalCache
 from gateway.proxy.forward.client_response import ClientResponse, Send, metering_block
 from gateway.proxy.forward.disconnects import Client, Drains
 from gateway.proxy.forward.forwarding import Destination, Forwarding
-from gateway.proxy.metering.observers import observe_upload
 from gateway.proxy.request import body as bodies
 from gateway.proxy.request import websocket
 from gateway.proxy.request.api_keys import DEFAULT_FORM, KeyForm
 from gateway.proxy.request.body import ClientDisconnected, Receive, WholeBody
 from gateway.proxy.request.held_bodies import HeldBodies, HeldBody
 from gateway.proxy.request.inbound import Inbound, Network, read_request
+from gateway.proxy.request.uploads import observe_upload
 from gateway.proxy.router import RouteMatch, Router
 from gateway.proxy.settle.active_call import ActiveCall
 from gateway.proxy.settle.settlement import Settler

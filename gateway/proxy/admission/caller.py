@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from json import dumps
 from typing import NamedTuple
 from uuid import UUID
 
 from gateway.clock import monotonic_seconds, now
 from gateway.http.fields import HeaderBlock, header_block
 from gateway.meter.keys import AccountKeys
-from gateway.proxy.telemetry.access_log import masked
 from policies.access.admission import lasting_subscription
 from policies.access.key_budgets import Cap, cap_of
 from policies.access.limits import Limits, limits_of, policy_field, remaining_template
@@ -22,7 +22,7 @@ class Caller:
     """The principal behind an API key.
 
     `digest` is that of the key. `metering_template` and `identity_block` are header fields towards the client and the
-    upstream; `record_columns` are the columns that all its records share, `masked_key` is a JSON string.
+    upstream; `record_columns` are the columns that all its records share, `masked_key_json` is a JSON string.
     `lasting_subscription` pays for any call, whenever and wherever it is made; None where that is to be asked.
     `passed_routes` are those that the policies have let it call, by name.
     """
@@ -34,7 +34,7 @@ class Caller:
     metering_template: bytes
     identity_block: HeaderBlock
     record_columns: str
-    masked_key: str
+    masked_key_json: str
     loaded_at: float
     account_id: UUID
     key_id: UUID
@@ -74,7 +74,7 @@ def build_caller(principal: Principal, digest: bytes, keys: AccountKeys) -> Call
         metering_template=_metering_template(limits),
         identity_block=identity_block(principal, subscription),
         record_columns=_record_columns(principal, subscription),
-        masked_key=masked(principal.key),
+        masked_key_json=dumps(principal.key.masked),  # imported keys may begin and end with any characters
         loaded_at=monotonic_seconds(),
         account_id=principal.account.id,
         key_id=principal.key.id,

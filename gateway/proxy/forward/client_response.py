@@ -7,7 +7,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from gateway.http.fields import NO_FIELDS, HeaderBlock
+from gateway.http.fields import NO_FIELDS, Header, HeaderBlock
 from gateway.http.problems import Problem, problem, render
 from gateway.http.tunnel import Wire
 from gateway.meter.admissions import Admission
@@ -18,7 +18,6 @@ from policies.access.limits import remaining as remaining_of_limits
 from policies.model import Refused
 
 Send = Callable[[Any], Awaitable[None]]
-Header = tuple[bytes, bytes]
 
 
 class ClientResponse:

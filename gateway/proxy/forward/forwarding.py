@@ -21,7 +21,7 @@ from gateway.proxy.forward.redirects import Origins
 from gateway.proxy.forward.upstream_response import PASS_ALL, ResponsePolicy, read_head, render_fields
 from gateway.proxy.request import websocket
 from gateway.proxy.request.body import ClientDisconnected, Receive, StreamedBody, WholeBody, form_scan
-from gateway.proxy.request.inbound import Inbound, request_block
+from gateway.proxy.request.inbound import Inbound, tracing_block
 from gateway.proxy.settle.active_call import ActiveCall
 from gateway.upstream.balancer import Upstream
 from gateway.upstream.errors import UpstreamError
@@ -266,7 +266,7 @@ def render_request_fields(
         cache.request_block = HeaderBlock(end_to_end + identity_block + destination.header_block)
         cache.has_host = has_host(cache.request_block)
         cache.identity_block, cache.destination = identity_block, destination
-    return HeaderBlock(cache.request_block + inbound.forwarded_headers + request_block(inbound, request_id))
+    return HeaderBlock(cache.request_block + inbound.forwarded_headers + tracing_block(inbound, request_id))
 
 
 def _without_length(headers: Sequence[Header]) -> list[Header]:

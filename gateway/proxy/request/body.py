@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
-from gateway.proxy.metering.observers import FileObserver
 from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked, read_asked
 from gateway.proxy.metering.strict_json import SMALL_BYTES
 from gateway.proxy.request import forms
@@ -14,6 +13,7 @@ from gateway.proxy.request.api_keys import KeyForm
 from gateway.proxy.request.forms import FormScan
 from gateway.proxy.request.held_bodies import HeldBody
 from gateway.proxy.request.inbound import Inbound
+from gateway.proxy.request.uploads import FileObserver
 from gateway.proxy.router import RouteMatch
 from policies.access.authorization import check_size
 

@@ -28,7 +28,7 @@ from gateway.proxy.request.forwardable import Passage, passage_of, without_own_c
 from gateway.request_ids import is_echoable
 from policies.access.keys import KEY_FIELDS
 
-__all__ = ["ConnectionCache", "Inbound", "Network", "Trace", "read_request", "request_block"]
+__all__ = ["ConnectionCache", "Inbound", "Network", "Trace", "read_request", "tracing_block"]
 
 # Fields that the gateway reads; `forwardable.py` says which of them it also forwards.
 _READ = frozenset(
@@ -199,7 +199,7 @@ def read_request(
     return inbound
 
 
-def request_block(inbound: Inbound, own_id: str) -> HeaderBlock:
+def tracing_block(inbound: Inbound, own_id: str) -> HeaderBlock:
     """The fields of this request alone: its id and its trace. `own_id` is a UUID, whose digits the trace takes.
 
     W3C Trace Context: a trusted proxy's trace continues under the gateway's own parent id; any other starts here.

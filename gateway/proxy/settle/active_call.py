@@ -11,11 +11,11 @@ from gateway.meter.replay_buffer import Settlement
 from gateway.proxy.admission.admitted_call import AdmittedCall
 from gateway.proxy.admission.idempotency import ResponseCapture
 from gateway.proxy.forward.upstream_response import NOT_REPORTED, UpstreamResponse
-from gateway.proxy.metering.observers import FileObserver, UploadedFile
 from gateway.proxy.metering.readers.reading import ResponseReading
 from gateway.proxy.metering.usage_events import UsageEventRemover, open_remover
 from gateway.proxy.metering.usage_meter import NOT_MEASURED, UsageMeter, open_meter
 from gateway.proxy.request.body import StreamedBody
+from gateway.proxy.request.uploads import FileObserver, UploadedFile
 from gateway.proxy.settle.settlement import Settler
 from gateway.upstream.request_head import Request
 from policies.model import Outcome

@@ -9,10 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from json import dumps
 from time import time
-
-from policies.model import Key
 
 FLUSH_SECONDS = 0.2
 MAX_BUFFERED_LINES = 20_000  # above it lines are dropped and counted: the reader of the log is too slow
@@ -88,11 +85,3 @@ class AccessLog:
                 unwritten = unwritten[os.write(self._descriptor, unwritten) :]
             except OSError:
                 return  # the reader is gone
-
-
-def masked(key: Key) -> str:
-    """The part of a key that may be shown, as JSON: enough to find it, too little to use it.
-
-    Imported keys may begin and end with any characters.
-    """
-    return dumps(f"{key.prefix}…{key.last4}")

@@ -69,8 +69,7 @@ class NoRequestLines:
 def _key(facts: RequestFacts) -> Value:
     if facts.caller is None:
         return ""
-    key = facts.caller.principal.key
-    return f"{key.prefix}…{key.last4}"
+    return facts.caller.principal.key.masked
 
 
 def _plan(facts: RequestFacts) -> Value:

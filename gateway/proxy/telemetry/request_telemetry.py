@@ -139,7 +139,7 @@ class RequestTelemetry:
                 upstream_seconds=upstream_seconds,
                 code=call.outcome,
                 credits=charged,
-                key=caller.masked_key,
+                key=caller.masked_key_json,
             )
         else:
             self._lines.record(_facts_of_call(call, response, series.endpoint))
@@ -191,23 +191,12 @@ class RequestTelemetry:
         route: Route | None,
         caller: Caller | None,
     ) -> None:
-        series, method = self.series(route), inbound.method
-        series.response(method, response.status).add(1)
+        series = self.series(route)
+        series.response(inbound.method, response.status).add(1)
         series.count_refusal(refused.code)
-        if self._lines is None:
-            self._access_log.record(
-                response.request_id,
-                series.endpoint_json,
-                method=method if method in series.methods else metrics.OTHER,
-                status=response.status,
-                seconds=seconds,
-                code=refused.code,
-                key=NO_KEY if caller is None else caller.masked_key,
-            )
-        else:
-            self._log_request(
-                series, response, inbound=inbound, seconds=seconds, code=refused.code, route=route, caller=caller
-            )
+        self._log_request(
+            series, response, inbound=inbound, seconds=seconds, code=refused.code, route=route, caller=caller
+        )
         if caller is not None and len(self._refusals) < MAX_PENDING:
             refusal_key = caller.key_id, series.endpoint, refused.code, int(time()) // 60
             self._refusals[refusal_key] = self._refusals.get(refusal_key, 0) + 1
@@ -216,8 +205,8 @@ class RequestTelemetry:
 
     def record_failed(self, response: ClientResponse, *, inbound: Inbound, seconds: float, route: Route | None) -> None:
         """Records a request that ended by a fault of the gateway itself before it was admitted."""
-        series, method = self.series(route), inbound.method
-        series.response(method, response.status).add(1)
+        series = self.series(route)
+        series.response(inbound.method, response.status).add(1)
         self._log_request(series, response, inbound=inbound, seconds=seconds, code="internal_error", route=route)
         if self._span_recorder is not None:
             self._span_recorder.record_refused(inbound, response, code="internal_error", seconds=seconds, route=route)
@@ -245,7 +234,7 @@ class RequestTelemetry:
                 seconds=seconds,
                 code=code,
                 credits=credits,
-                key=NO_KEY if caller is None else caller.masked_key,
+                key=NO_KEY if caller is None else caller.masked_key_json,
             )
             return
         facts = RequestFacts(

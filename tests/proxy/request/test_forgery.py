@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.proxy.request.inbound import read_request, request_block
+from gateway.proxy.request.inbound import read_request, tracing_block
 from gateway.request_ids import uuid7
 from tests.listener.listening import Listener, connected, listening, respond, whole_body
 from tests.proxy.requests import post, request
@@ -53,7 +53,7 @@ class Upstream:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await whole_body(receive)
         inbound = read_request(scope, client=scope["extensions"]["gateway.client"])
-        self.blocks.append(inbound.end_to_end + inbound.forwarded_headers + request_block(inbound, uuid7()))
+        self.blocks.append(inbound.end_to_end + inbound.forwarded_headers + tracing_block(inbound, uuid7()))
         await respond(send, 200, b"ok")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http.fields import header_block
-from gateway.proxy.request.inbound import Inbound, read_request, request_block
+from gateway.proxy.request.inbound import Inbound, read_request, tracing_block
 from gateway.request_ids import uuid7
 from gateway.upstream.request_head import Request, render_head
 from policies.model import Refusal, Refused
@@ -38,7 +38,7 @@ def from_proxy(*headers: tuple[bytes, bytes], peer: str = "10.0.0.1") -> Inbound
 
 def gateway_fields(inbound: Inbound) -> bytes:
     """All fields that the gateway adds to a request."""
-    return inbound.forwarded_headers + request_block(inbound, uuid7())
+    return inbound.forwarded_headers + tracing_block(inbound, uuid7())
 
 
 def lines(block: bytes) -> dict[bytes, bytes]:

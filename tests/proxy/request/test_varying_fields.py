@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.listener import request_head
 from gateway.listener.request_head import RequestHead
 from gateway.proxy.admission.admitted_call import build_admission_request
-from gateway.proxy.request.inbound import Inbound, read_request, request_block
+from gateway.proxy.request.inbound import Inbound, read_request, tracing_block
 from gateway.proxy.router import RouteMatch
 from gateway.request_ids import uuid7
 from policies.model import Refused, Route
@@ -59,7 +59,7 @@ def scope_of(head: RequestHead, peer: str) -> dict[str, Any]:
 
 def what_it_says(inbound: Inbound) -> object:
     request = build_admission_request(OWN_ID, inbound, MATCH, key=b"", body=None, key_digest=None)
-    said = request.label_columns, request_block(inbound, OWN_ID), key_of(inbound)
+    said = request.label_columns, tracing_block(inbound, OWN_ID), key_of(inbound)
     return inbound._replace(cache=None, varying_fields={}, key_fields={}), *said  # type: ignore[arg-type]
 
 

@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.clock import monotonic_seconds
 from gateway.http import problem_reference
+from gateway.http.fields import Header
 
 # The version of what a path tells, None while it cannot be told; asked for each request.
 Version = Callable[[], Awaitable[int | None]]
-Header = tuple[bytes, bytes]
 
 # How long a response is repeated while nobody can tell whether it still holds.
 UNTOLD_SECONDS = 1.0

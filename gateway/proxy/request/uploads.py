@@ -1,4 +1,4 @@
-"""Observers of uploads: the name, size and digest of the file in a request body.
+"""The file in a request body: its name, size and digest, read while the body passes.
 
 An observer sees each chunk once and keeps little. What it cannot read stays unknown; it never fails a call.
 """

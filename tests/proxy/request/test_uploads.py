@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy.metering.observers import (
+from gateway.proxy.request.uploads import (
     MAX_HEADER_BYTES,
     MAX_NAME_LENGTH,
     MAX_PART_HEADERS,
