@@ -75,7 +75,7 @@ def split(head: bytes, start: int) -> list[bytes]:
     return head[start:-4].split(b"\r\n") if len(head) - start > 2 else []
 
 
-def vary(
+def reread_changed_lines(
     lines: Sequence[bytes],
     last_lines: Sequence[bytes],
     last: Sequence[Header],
@@ -106,7 +106,7 @@ def vary(
     return None if has_control(b"".join(values)) else (headers, varying_fields, key_fields)
 
 
-def varying(headers: Sequence[Header]) -> tuple[Fields, Fields] | None:
+def find_varying(headers: Sequence[Header]) -> tuple[Fields, Fields] | None:
     """The VARYING fields and the KEY_FIELDS, by name; None where one is given twice."""
     found = [field for field in headers if field[0] in VARYING]
     by_name = dict(found)

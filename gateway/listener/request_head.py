@@ -86,10 +86,10 @@ def parse(head: bytes, last: RequestHead | None = None) -> RequestHead:
     if head == last.raw:
         return last
     line = last[1:6] if head.startswith(last.request_line) else _read_request_line(head)
-    return _vary(head, line, last) or _read(head, line)
+    return _read_changed(head, line, last) or _read(head, line)
 
 
-def _vary(head: bytes, line: _RequestLine, last: RequestHead) -> RequestHead | None:
+def _read_changed(head: bytes, line: _RequestLine, last: RequestHead) -> RequestHead | None:
     """The head with this request line and the fields of the last one, but for those that may vary; else None."""
     request_line, _, raw_path, _, is_http_1_0 = line
     if is_http_1_0 != last.is_http_1_0 or raw_path[:1] != b"/":
@@ -99,7 +99,7 @@ def _vary(head: bytes, line: _RequestLine, last: RequestHead) -> RequestHead | N
     block = head[len(request_line) :]
     if block != last_block:
         last_lines, lines = lines, block[:-4].split(b"\r\n")
-        found = request_fields.vary(lines, last_lines, headers, varying, keys)
+        found = request_fields.reread_changed_lines(lines, last_lines, headers, varying, keys)
         if found is None:
             return None
         headers, varying, keys = found
@@ -122,7 +122,7 @@ def _read(head: bytes, line: _RequestLine) -> RequestHead:
     if raw_path[:1] != b"/":
         raw_path = _origin_form(raw_path, found)
         known_block = b""  # its Host is not the one that counts
-    varying = request_fields.varying(found.headers) if known_block and len(found.headers) == len(lines) else None
+    varying = request_fields.find_varying(found.headers) if known_block and len(found.headers) == len(lines) else None
     return RequestHead(
         head if known_block and len(head) <= MAX_KNOWN_BYTES else b"",
         request_line,

@@ -7,11 +7,11 @@ from enum import StrEnum
 from math import ceil
 from typing import assert_never
 
+from policies.usage.counts import MAX_COUNT
+
 Count = int | Decimal
 
-# A usage row keeps the items of a call in four bytes; no bill has more tokens than twelve digits hold.
-MAX_ITEMS = 2**31 - 1
-MAX_COUNT = 10**12 - 1
+MAX_ITEMS = 2**31 - 1  # a usage row keeps the items of a call in four bytes
 
 
 class CountSource(StrEnum):

@@ -12,13 +12,11 @@ from gateway.proxy.admission.caller import Caller
 from gateway.proxy.admission.idempotency import claim_of
 from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked
 from gateway.proxy.request.body import WholeBody
-from gateway.proxy.request.inbound import Inbound
+from gateway.proxy.request.inbound import MAX_TEXT_LENGTH, Inbound
 from gateway.proxy.router import RouteMatch
 from policies.model import Plan, Route
 from policies.pricing.quotes import Quote
 from policies.usage import records
-
-MAX_TEXT_LENGTH = 200  # of what a client says of its call
 
 
 class AdmissionRequest(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.proxy.metering.decoding import Decoder, DecodingError, open_decoder
-from gateway.proxy.metering.documents.reader import DocumentReader, End, Glance, Handle
+from gateway.proxy.metering.documents.reader import DocumentReader, End, Glance
+from gateway.proxy.metering.documents.scanner import OnDocument
 from gateway.proxy.metering.framing import open_framing
 from policies.usage.counts import MissingReason
 
@@ -53,7 +54,7 @@ class Body:
         except DecodingError:
             self.fault = MissingReason.ENCODING
 
-    def peek(self, handle: Handle) -> Glance:
+    def peek(self, handle: OnDocument) -> Glance:
         """Gives `handle` what the open text has said so far. It is whole only as the whole body."""
         if self.framing is None or not self._documents.size or not self.framing.is_readable_open:
             return _NOTHING

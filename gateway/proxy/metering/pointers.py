@@ -8,38 +8,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 
 from gateway.proxy.metering.body import Body
 from gateway.proxy.metering.documents import grammar
-from gateway.proxy.metering.documents.reader import SMALL_BYTES, DocumentReader
+from gateway.proxy.metering.documents.reader import DocumentReader
 from gateway.proxy.metering.documents.selection import INDEX, Fields, Leaf, Selection, select_paths
+from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES
 from policies.pricing.json_pointer import parts
+from policies.pricing.units import Count
 from policies.usage.counts import MissingReason
-
-Value = int | Decimal
-
-
-def open_pointer_response(
-    pointers: Sequence[str],
-    content_type: bytes,
-    content_encoding: bytes,
-    *,
-    leaf: Leaf = Leaf.SIZE,
-    small_bytes: int = SMALL_BYTES,
-) -> PointerReader:
-    """The reader of a response whose units stand at one of the pointers; `leaf` says what counts there."""
-    return PointerReader(pointers, content_type, content_encoding, leaf=leaf, small_bytes=small_bytes)
 
 
 class PointerReader:
-    """Reads the value at pointers; `value` can be asked at any moment. What cannot be read has none."""
+    """Reads the value at pointers; `value` can be asked at any moment. What cannot be read has none.
+
+    `leaf` says what counts there.
+    """
 
     def __init__(
-        self, pointers: Sequence[str], content_type: bytes, content_encoding: bytes, *, leaf: Leaf, small_bytes: int
+        self,
+        pointers: Sequence[str],
+        content_type: bytes,
+        content_encoding: bytes,
+        *,
+        leaf: Leaf = Leaf.SIZE,
+        small_bytes: int = MAX_PARSED_BYTES,
     ) -> None:
         self._pointers = pointers
-        self._value: Value | None = None
+        self._value: Count | None = None
         self._marks = _marks(pointers)
         self._of_element = {index: _selection_of_element(pointers, index, leaf) for index in _indices(pointers)}
         self._of_any_element = _selection_of_element(pointers, None, leaf)
@@ -54,8 +50,8 @@ class PointerReader:
         self._is_stream = self._body.framing is not None and self._body.framing.is_stream
         self.feed = self._body.feed
 
-    def value(self) -> Value | None:
-        open_values: list[Value | None] = []
+    def value(self) -> Count | None:
+        open_values: list[Count | None] = []
         self._body.peek(lambda fields, _: open_values.append(_first(fields, self._pointers)))
         return next((value for value in reversed(open_values) if value is not None), self._value)
 
@@ -78,7 +74,7 @@ class PointerReader:
         return b"\\u00" in text and grammar.ESCAPED_NAME.search(text) is not None
 
 
-def _first(fields: Fields, pointers: Sequence[str]) -> Value | None:
+def _first(fields: Fields, pointers: Sequence[str]) -> Count | None:
     return next((fields[pointer] for pointer in pointers if fields.get(pointer) is not None), None)
 
 

@@ -15,11 +15,10 @@ from typing import Any
 from gateway.proxy.metering.documents.grammar import InvalidJsonError
 from gateway.proxy.metering.documents.scanner import SLICE_BYTES, JsonScanner
 from gateway.proxy.metering.documents.selection import Fields, Leaf, Selection
-from gateway.proxy.metering.documents.values import parse_plain, pick, refuse_constant
+from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES, parse_plain, pick, refuse_constant
 from policies.model import Refusal, Refused
 
 MAX_DEPTH = 64
-SMALL_BYTES = 64 * 1024
 _DUPLICATE: Any = object()  # names, in an object, the member that stands there twice
 
 _OBJECT = re.compile(rb"[ \t\r\n]*+\{")
@@ -27,7 +26,7 @@ _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def read_fields(body: bytes, selection: Selection, *, small_bytes: int = SMALL_BYTES) -> Fields:
+def read_fields(body: bytes, selection: Selection, *, small_bytes: int = MAX_PARSED_BYTES) -> Fields:
     """The selected values of a request that must be a JSON object; raises Refused where it is none, or ambiguous.
 
     A large body is read in slices, between which other threads get their turn.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.proxy.metering.documents.selection import Leaf
-from gateway.proxy.metering.pointers import open_pointer_response
+from gateway.proxy.metering.pointers import PointerReader
 from gateway.proxy.metering.readers import READERS
 from gateway.proxy.metering.readers.reading import ResponseReading
 from policies.pricing.price import Price
@@ -38,10 +38,10 @@ class _PointerMeter:
         self._units = self._error = None
         if price.source is CountSource.RESPONSE:
             leaf = Leaf.SIZE if price.unit is PriceUnit.CHARACTER else Leaf.COUNT
-            self._units = open_pointer_response(price.pointers, content_type, content_encoding, leaf=leaf)
+            self._units = PointerReader(price.pointers, content_type, content_encoding, leaf=leaf)
         if price.error_pointer is not None:
             pointers = (price.error_pointer,)
-            self._error = open_pointer_response(pointers, content_type, content_encoding, leaf=Leaf.VALUE)
+            self._error = PointerReader(pointers, content_type, content_encoding, leaf=Leaf.VALUE)
 
     def feed(self, chunk: bytes) -> None:
         if self._units is not None:

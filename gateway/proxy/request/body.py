@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
+from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES
 from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked, read_asked
-from gateway.proxy.metering.strict_json import SMALL_BYTES
 from gateway.proxy.request import forms
 from gateway.proxy.request.api_keys import KeyForm
 from gateway.proxy.request.forms import FormScan
@@ -47,12 +47,12 @@ def has_unknown_size(inbound: Inbound) -> bool:
 def is_awaited(inbound: Inbound, arrived: bytes | None) -> bool:
     """Whether reading the body costs time and memory, or a `100 Continue`, which a call over its limits must not."""
     if arrived is not None:
-        return len(arrived) > SMALL_BYTES
-    return b"expect" in inbound.fields or inbound.content_length is None or inbound.content_length > SMALL_BYTES
+        return len(arrived) > MAX_PARSED_BYTES
+    return b"expect" in inbound.fields or inbound.content_length is None or inbound.content_length > MAX_PARSED_BYTES
 
 
 def _is_small(content_length: int | None) -> bool:
-    return content_length is not None and content_length <= forms.SMALL_BYTES
+    return content_length is not None and content_length <= forms.MAX_FORM_READ_BYTES
 
 
 async def receive_whole(receive: Receive, *, max_bytes: int | None, held: HeldBody) -> bytes:
@@ -79,7 +79,7 @@ async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, *, max
         return WholeBody(content)
     fields, price, path = inbound.fields, match.route.price, match.path
     content_type, content_encoding = fields.get(b"content-type", b""), fields.get(b"content-encoding", b"")
-    if len(content) <= SMALL_BYTES and not content_encoding:  # a coded body may be any size inside
+    if len(content) <= MAX_PARSED_BYTES and not content_encoding:  # a coded body may be any size inside
         asked = read_asked(price, content, path=path, content_type=content_type, limit=limit)
     else:
         asked = await asyncio.to_thread(

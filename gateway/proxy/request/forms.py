@@ -9,7 +9,7 @@ from gateway.proxy.request.api_keys import KeyForm
 from policies.model import Refusal, Refused
 
 _URL_ENCODED, _MULTIPART = b"application/x-www-form-urlencoded", b"multipart/form-data"
-SMALL_BYTES = 64 * 1024  # a form of so many bytes is read before its call is admitted
+MAX_FORM_READ_BYTES = 64 * 1024  # a form of so many bytes is read before its call is admitted
 
 
 def is_form(content_type: bytes) -> bool:

@@ -30,6 +30,8 @@ from policies.access.keys import KEY_FIELDS
 
 __all__ = ["ConnectionCache", "Inbound", "Network", "Trace", "read_request", "tracing_block"]
 
+MAX_TEXT_LENGTH = 200  # of what a client says of its call
+
 # Fields that the gateway reads; `forwardable.py` says which of them it also forwards.
 _READ = frozenset(
     {
@@ -163,10 +165,10 @@ class Inbound(NamedTuple):
         key = self.cache.key = self.sent_keys.choose(takes_query=takes_query, takes_subprotocol=is_websocket_route)
         return key
 
-    def text(self, name: bytes, max_length: int = 200) -> str | None:
+    def text(self, name: bytes) -> str | None:
         """A field that goes into a record, shortened."""
         value = self.fields.get(name)
-        return None if value is None else value.decode("utf-8", "replace")[:max_length]
+        return None if value is None else value.decode("utf-8", "replace")[:MAX_TEXT_LENGTH]
 
 
 def read_request(
@@ -181,7 +183,7 @@ def read_request(
     known = None if slot is None else slot.value
     if slot is not None and known is not None:
         if varying is not known.varying_fields and varying != known.varying_fields:
-            known = slot.value = _vary(known, varying, trusted_proxies)
+            known = slot.value = _with_varying(known, varying, trusted_proxies)
         if known is not None and keys is not known.key_fields and keys != known.key_fields:
             known = slot.value = _with_keys(known, keys)
     query = scope["query_string"]
@@ -311,7 +313,7 @@ def _read(
     )
 
 
-def _vary(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence[Network]) -> Inbound | None:
+def _with_varying(known: Inbound, varying: dict[bytes, bytes], trusted_proxies: Sequence[Network]) -> Inbound | None:
     """The request with these fields in place of the ones that varied; None where one holds a key."""
     if known.key_form.is_in(b"\n".join(varying.values())):
         return None

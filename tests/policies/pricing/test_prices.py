@@ -20,7 +20,8 @@ from policies.pricing.prices import (
     units_in_request,
 )
 from policies.pricing.quotes import required_balance
-from policies.pricing.units import MAX_COUNT, MAX_ITEMS, CountSource, PriceUnit
+from policies.pricing.units import MAX_ITEMS, CountSource, PriceUnit
+from policies.usage.counts import MAX_COUNT
 
 ONE = Decimal(1)
 CREDITS = st.decimals(min_value=0, max_value=1000, places=6)

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from policies.pricing.units import MAX_COUNT, Count, PriceUnit
+from policies.pricing.units import Count, PriceUnit
+from policies.usage.counts import MAX_COUNT
 
 U = PriceUnit
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from gateway.proxy.metering.pointers import open_pointer_response
+from gateway.proxy.metering.pointers import PointerReader
 from gateway.proxy.metering.usage_meter import open_meter
 from policies.pricing.price import Price
 from tests.proxy.metering.wire import (
@@ -50,7 +50,7 @@ CASES = [
 def value(
     pointers: list[str], content_type: bytes, chunks: list[bytes], encoding: bytes = b"", small_bytes: int = 64 * 1024
 ) -> int | Decimal | None:
-    reader = open_pointer_response(pointers, content_type, encoding, small_bytes=small_bytes)
+    reader = PointerReader(pointers, content_type, encoding, small_bytes=small_bytes)
     for chunk in chunks:
         reader.feed(chunk)
     return reader.value()

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gateway.proxy.metering.documents.grammar import InvalidJsonError
-from gateway.proxy.metering.documents.scanner import JsonScanner
+from gateway.proxy.metering.documents.scanner import JsonScanner, OnDocument
 from gateway.proxy.metering.documents.selection import COUNTED, Fields, Selection
-from gateway.proxy.metering.documents.values import parse, pick
+from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES, parse, pick
 
-SMALL_BYTES = 64 * 1024
 _BATCH_BYTES = 16 * 1024  # of a large text, scanned together
 _MOST_UNCHECKED = 64  # documents of one large text; those that API frames hold are one each
-
-Handle = Callable[[Fields, "int | None"], None]
 
 
 class End(Enum):
@@ -51,12 +48,12 @@ class DocumentReader:
     def __init__(
         self,
         selection: Selection,
-        handle: Handle,
+        handle: OnDocument,
         *,
         is_relevant: Callable[[bytes], bool] = lambda _: True,
         text_bytes: Callable[[bytes], int] = lambda _: 0,
         element: Callable[[int], Selection | None] | None = None,
-        small_bytes: int = SMALL_BYTES,
+        small_bytes: int = MAX_PARSED_BYTES,
     ) -> None:
         self._selection = selection
         self._looked_up = selection.without_texts or Selection()
@@ -114,7 +111,7 @@ class DocumentReader:
         self.broken += glance.end is not End.WHOLE
         self.is_oversized = self.is_oversized or glance.is_oversized
 
-    def peek(self, handle: Handle) -> Glance:
+    def peek(self, handle: OnDocument) -> Glance:
         """Gives `handle` what of the open text has not been handed over, as if the text ended here."""
         if self._size <= self._small_bytes:
             text = b"".join(self._pieces)
@@ -152,7 +149,7 @@ class DocumentReader:
         else:
             self._handle(fields, index)
 
-    def _parse(self, text: bytes, handle: Handle) -> End:
+    def _parse(self, text: bytes, handle: OnDocument) -> End:
         """Reads a small text."""
         try:
             document = parse(text)
@@ -166,7 +163,7 @@ class DocumentReader:
             handle(fields, None)
         return End.WHOLE
 
-    def _hand_over_elements(self, array: list[object], handle: Handle) -> None:
+    def _hand_over_elements(self, array: list[object], handle: OnDocument) -> None:
         for index, element in enumerate(array):
             selection, fields = self._element(index), Fields()
             if selection is not None:
@@ -175,7 +172,7 @@ class DocumentReader:
         if self._selection.leaf in COUNTED:
             handle({self._selection.name: len(array)}, None)
 
-    def _scan_small(self, text: bytes, handle: Handle) -> End:
+    def _scan_small(self, text: bytes, handle: OnDocument) -> End:
         """Reads several texts in one, or a part of one."""
         scanner = JsonScanner(self._selection, handle, element=self._element)
         try:

@@ -14,6 +14,7 @@ from gateway.proxy.metering.documents.selection import COUNTED, Fields, Leaf, Se
 from policies.usage.counts import MAX_COUNT, latest
 
 MAX_VALUE_BYTES = 32 * 1024  # of one value that is kept
+MAX_PARSED_BYTES = 64 * 1024  # a larger text is scanned, in slices
 _VALUE, _SIZE = Leaf.VALUE, Leaf.SIZE
 
 

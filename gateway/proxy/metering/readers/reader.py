@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.proxy.metering.documents.reader import SMALL_BYTES
 from gateway.proxy.metering.documents.selection import Fields, Selection
-from gateway.proxy.metering.documents.values import parse, pick
+from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES, parse, pick
 from gateway.proxy.metering.framing import is_json
 from gateway.proxy.metering.readers.reading import RequestReading, ResponseReading
 from gateway.proxy.metering.readers.response import ResponseFormat, ResponseReader
@@ -32,7 +31,7 @@ class WholeDocument:
             return
         self._pieces.append(chunk)
         self._size += len(chunk)
-        if self._size > SMALL_BYTES:
+        if self._size > MAX_PARSED_BYTES:
             self._reader, self._pieces = self._handed_over(), []
 
     def reading(self) -> ResponseReading:

@@ -10,8 +10,9 @@ from functools import cached_property
 
 from gateway.proxy.metering.body import Body
 from gateway.proxy.metering.documents import grammar
-from gateway.proxy.metering.documents.reader import SMALL_BYTES, DocumentReader, End, Glance
+from gateway.proxy.metering.documents.reader import DocumentReader, End, Glance
 from gateway.proxy.metering.documents.selection import Fields, Selection
+from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES
 from gateway.proxy.metering.readers.reading import Counts, ResponseReading, Statement
 from policies.usage.counts import MissingReason, Usage, merge_counts
 
@@ -68,7 +69,7 @@ class ResponseReader:
         content_type: bytes,
         content_encoding: bytes,
         *,
-        small_bytes: int = SMALL_BYTES,
+        small_bytes: int = MAX_PARSED_BYTES,
     ) -> None:
         self._format = response_format
         self._said = _Said()
