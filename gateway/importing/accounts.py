@@ -92,7 +92,7 @@ class KeyWriter:
 
     async def write(self, connection: AsyncConnection, record: Record) -> Result:
         if record.id in self._present:
-            return Result.PRESENT
+            return await self._withdraw(connection, record)
         settings = record.only(
             *("name", "permissions", "allowed_ips", "credit_cap", "expires_at", "last_used_at", "created_at")
         )
@@ -105,14 +105,28 @@ class KeyWriter:
             id=record.id,
             **settings,
         )
+        status = await self._set_status(connection, record)
+        after = {"user_id": self._users.id_of(record), "prefix": key.prefix, "last4": key.last4, "status": status}
+        await self._target.record(connection, "keys.import", "key", entity_id=record.id, after=after)
+        return Result.IMPORTED
+
+    async def _withdraw(self, connection: AsyncConnection, record: Record) -> Result:
+        """A key that was revoked or disabled there since is so here too; none is enabled again."""
         status = record.fields.get("status", KeyStatus.ACTIVE)
+        key = None if status == KeyStatus.ACTIVE else await api_keys.get(connection, record.id)
+        if key is None or key.status in (status, KeyStatus.REVOKED):
+            return Result.PRESENT
+        await self._set_status(connection, record)
+        await self._target.record(connection, "keys.import", "key", entity_id=record.id, after={"status": status})
+        return Result.IMPORTED
+
+    async def _set_status(self, connection: AsyncConnection, record: Record) -> str:
+        status: str = record.fields.get("status", KeyStatus.ACTIVE)
         if status == KeyStatus.REVOKED:
             await api_keys.revoke(connection, record.id)
         elif status == KeyStatus.DISABLED:
             await api_keys.patch(connection, record.id, status=KeyStatus.DISABLED)
-        after = {"user_id": self._users.id_of(record), "prefix": key.prefix, "last4": key.last4, "status": status}
-        await self._target.record(connection, "keys.import", "key", entity_id=record.id, after=after)
-        return Result.IMPORTED
+        return status
 
     def _key(self, record: Record) -> ForeignKey:
         secret: str | None = record.fields.get("key")

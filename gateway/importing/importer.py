@@ -22,7 +22,7 @@ from gateway.importing.mapping import InvalidMapping, SourceMapping
 from gateway.importing.payments import PaymentWriter
 from gateway.importing.records import Problem, Record, RecordReader, reader
 from gateway.importing.sections import Section
-from gateway.importing.source import SourceDatabase
+from gateway.importing.source import MOST_DUPLICATES, SourceDatabase, SourceTable
 from gateway.importing.subscriptions import CreditWriter, SubscriptionWriter
 from gateway.importing.targets import Result, Target, UnfitField, Writer
 from gateway.importing.usage import UsageWriter
@@ -117,6 +117,7 @@ class Importer:
             table = await self._source.find_table(wanted.table, key=wanted.key, where=wanted.where)
             if table is not None:
                 found[section] = reader(section, wanted, table=table, source=mapping.source)
+                await self._check_keys_are_unique(table)
             elif not wanted.optional:
                 names = ", ".join(await self._source.table_names())
                 raise InvalidMapping(f"{section}.table: there is no table {wanted.table}; there are {names}")
@@ -128,7 +129,7 @@ class Importer:
         self._totals = {section: await self._source.count(records.table) for section, records in readers.items()}
         for section, records in readers.items():
             counts = self.report.sections[section] = SectionCounts(records.table.name)
-            await self._check_keys(records, counts)
+            await self._refuse_rows_without_key(records, counts)
             total = self._totals[section]
             writer = None if section is Section.USAGE else await self._writer(section, records)
             usage = UsageWriter(self._target)
@@ -155,11 +156,13 @@ class Importer:
         ]
         await self._record.advance(sections)
 
-    async def _check_keys(self, records: RecordReader, counts: SectionCounts) -> None:
+    async def _refuse_rows_without_key(self, records: RecordReader, counts: SectionCounts) -> None:
         table = records.table
         if missing := await self._source.count_without_key(table):
             counts.read += missing
             self._refuse(records, records.problem("NULL", table.key, f"{missing} rows have no key"), rows=missing)
+
+    async def _check_keys_are_unique(self, table: SourceTable) -> None:
         if duplicates := await self._source.list_duplicates(table, table.key):
             named = ", ".join(map(str, duplicates[:3]))
             raise InvalidMapping(f"{table.name}.{table.key}: is no key, several rows have {named}")
@@ -169,6 +172,8 @@ class Importer:
             return _WRITERS[section](self._target)
         columns = records.sources["user"][1]
         found = await self._source.list_duplicates(records.table, columns[0]) if len(columns) == 1 else ()
+        if len(found) == MOST_DUPLICATES:
+            raise InvalidMapping(f"{records.table.name}.{columns[0]}: {len(found)} users or more have several balances")
         return CreditWriter(self._target, duplicates=[reference(each) for each in found])
 
     def _read(self, rows: Sequence[dict[str, Any]], records: RecordReader, counts: SectionCounts) -> list[Record]:

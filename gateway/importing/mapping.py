@@ -19,6 +19,19 @@ PRESETS: Mapping[str, str] = {
     "customers": "customers, products and plans with the ids of a payment provider",
 }
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_FLAG = "tag:yaml.org,2002:bool"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2, as gateway.yaml is read: `on` and `no` are text, as they are in columns."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+        first: [each for each in forms if each[0] != _FLAG]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(_FLAG, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 class InvalidMapping(ValueError):  # noqa: N818 - named for the condition
@@ -137,7 +150,7 @@ def preset_text(name: str) -> str:
 def parse(written: str, *, name: str) -> SourceMapping:
     """Raises InvalidMapping."""
     try:
-        document = yaml.safe_load(written)
+        document = yaml.load(written, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise InvalidMapping(f"{name}: {error}") from error
     if not isinstance(document, dict):

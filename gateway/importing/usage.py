@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from gateway.ledger.db.month_partitions import PARTITIONED, MonthPartition
 from gateway.ledger.usage import ingestion
 from policies.model import Outcome
 from policies.usage import records
+from policies.usage.recorded import METADATA_NAMES
 from policies.usage.records import BALANCE_AFTER, COLUMNS, NULL
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -85,12 +86,19 @@ class UsageWriter:
             "outcome": fields.get("outcome", Outcome.UPSTREAM_ERROR if has_failed else Outcome.SUCCEEDED),
             **{name: records.text(each) for name, each in texts.items()},
             **record.only(*_NUMBERS),
-            "metadata": records.text(json.dumps(fields["metadata"], default=str)) if "metadata" in fields else None,
+            "metadata": _metadata(fields["metadata"]) if "metadata" in fields else None,
         }
 
     def _key_id(self, record: Record) -> UUID | None:
         key = record.fields.get("key")
         return None if key is None else self._target.id_of(Section.KEYS, key)
+
+
+def _metadata(given: Mapping[str, Any]) -> str | None:
+    """What has a name that the gateway gives a meaning goes under `imported`."""
+    apart = {name: each for name, each in given.items() if name in METADATA_NAMES}
+    others = {name: each for name, each in given.items() if name not in METADATA_NAMES}
+    return records.text(json.dumps(others | ({"imported": apart} if apart else {}), default=str))
 
 
 def _month(at: datetime) -> datetime:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any
 from uuid import UUID
 
@@ -239,7 +239,7 @@ def one_of(known: type[Any] | frozenset[str], synonyms: dict[str, str] | None = 
 
 
 def _plain(raw: object) -> str:
-    if isinstance(raw, UUID | int | float | Decimal | str):
+    if isinstance(raw, UUID | int | float | Decimal | str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
         return str(raw).strip()
     if isinstance(raw, datetime | date):
         return raw.isoformat()

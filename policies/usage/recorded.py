@@ -19,6 +19,10 @@ MAX_MODEL_LENGTH = 256
 MAX_TOKENS = 2**63 - 1  # bigint
 MAX_COST_USD = Decimal("999999.999999")  # numeric(12,6)
 _MICRO = Decimal("0.000001")
+# What a row's metadata has of the gateway itself, and what is read from it as such.
+METADATA_NAMES = frozenset(
+    {"model", "model_served", "usage", "seconds", "flags", "upstream_request_id", records.BALANCE_AFTER}
+)
 COST_CUT = "cost_cut"
 COUNT_CUT = "count_cut"
 MODEL_CUT = "model_cut"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gateway.importing.accounts import shared_prefix
 from gateway.importing.importer import BATCH
 from gateway.importing.mapping import PRESETS, InvalidMapping, SourceMapping, load_preset, parse
 from gateway.importing.reference import markdown
+from gateway.importing.sections import Section
 from gateway.importing.source import SourceUnusable, open_source
 from gateway.importing.values import Unfit
 from gateway.ledger.catalogue import plans
@@ -103,7 +105,8 @@ async def test_native_types_of_postgresql_are_read(own_database_url: str, new_so
         CREATE TABLE app.tokens (id bigint PRIMARY KEY, owner uuid, hash bytea, scopes text[], ips inet[]);
         INSERT INTO app.people SELECT gen_random_uuid(), 'p' || n || '@example.com', 'off', '{"a": [1, "é"]}',
                '2026-03-01 13:00+01' FROM generate_series(1, 3) n;
-        INSERT INTO app.tokens SELECT 5000000000 + row_number() OVER (), id, sha256(id::text::bytea), '{read}', NULL
+        INSERT INTO app.tokens SELECT 5000000000 + row_number() OVER (), id, sha256(id::text::bytea),
+               '{read}', '{10.0.0.0/8}'
           FROM app.people;
     """)
     await connection.close()
@@ -196,6 +199,8 @@ async def test_a_source_that_cannot_be_opened_says_why_without_its_password(url:
 @pytest.mark.parametrize(
     ("convert", "raw", "becomes"),
     [
+        (values.line, ip_address("10.0.0.1"), "10.0.0.1"),
+        (values.networks, [ip_network("10.0.0.0/8")], ("10.0.0.0/8",)),
         (values.moment, "2026-03-01 12:00:00", NOON),
         (values.moment, "2026-03-01T13:00:00+01:00", NOON),
         (values.moment, NOON.replace(tzinfo=None), NOON),
@@ -274,3 +279,23 @@ def test_only_hashes_that_a_login_can_verify_at_a_bounded_cost_are_taken() -> No
     assert is_verifiable(ARGON2ID)
     dear = ARGON2ID.replace("m=19456", "m=999999")
     assert not any(map(is_verifiable, (BCRYPT, dear, ARGON2ID.replace("t=2", "t=99"), "plain", "")))
+
+
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "true"])
+def test_words_of_a_map_are_those_of_the_column(word: str) -> None:
+    written = f"source: acme\nusers: {{table: u, fields: {{email: e, status: {{column: s, map: {{{word}: active}}}}}}}}"
+    users = parse(written, name="acme.yaml").tables()[Section.USERS]
+    assert users.fields["status"].translations == {word: "active"}
+
+
+async def test_a_later_section_that_does_not_fit_writes_nothing(
+    pristine_database: Database, new_source: NewSource
+) -> None:
+    url = await new_source("sqlite")
+    calls = [{"id": n, "user": 0, "at": BEGAN, "kind": "a"} for n in range(2)]
+    await write(url, {"people": [{"id": 0, "mail": email(0)}], "calls": calls})
+    usage = {"table": "calls", "key": "kind", "fields": {"user": "user", "created_at": "at"}}
+    tables = {"users": {"table": "people", "fields": {"email": "mail"}}, "usage": usage}
+    with pytest.raises(InvalidMapping, match=r"calls\.kind: is no key"):
+        await run_import(pristine_database, url, SourceMapping.model_validate({"source": "acme", **tables}))
+    assert await balances(pristine_database) == {}

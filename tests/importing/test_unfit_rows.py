@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from gateway.api.account.records.usage import receipt
 from gateway.importing.importer import RowsRefused
-from gateway.importing.mapping import SourceMapping
+from gateway.importing.mapping import InvalidMapping, SourceMapping
 from gateway.ledger.accounts import users
 from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
+from gateway.ledger.usage.history import UsageFilter, list_usage
 from tests.importing.conftest import NewSource
 from tests.importing.examples import BEGAN, ENDS, NOW, Rows, plan_permissions, write
 from tests.importing.importing import balances, differences, run_import, snapshot
@@ -288,3 +290,47 @@ def _mapping(name: str) -> SourceMapping:
         "credits": {"table": "balances", "fields": {"user": "id", "balance": "balance", "purchased": "purchased"}},
     }
     return SourceMapping.model_validate({"source": name, **tables})
+
+
+async def test_imported_metadata_of_any_shape_has_a_receipt(target: Database, new_source: NewSource) -> None:
+    url = await new_source("sqlite")
+    odd = ('{"usage": {"prompt_tokens": 10}}', '{"seconds": "fast"}', '{"flags": null}', '{"balance_after": 12.5}')
+    calls = [{"id": n, "user": 1, "at": BEGAN, "extra": each} for n, each in enumerate(odd)]
+    await write(url, {"people": [{"id": 1, "mail": "ada@example.com"}], "calls": calls})
+    usage = {"user": "user", "created_at": "at", "metadata": "extra"}
+    tables = {"users": {"table": "people", "fields": {"email": "mail"}}, "usage": {"table": "calls", "fields": usage}}
+    done = await run_import(target, url, SourceMapping.model_validate({"source": "acme", **tables}))
+    assert done.counts["usage"] == len(odd)
+    async with target.read() as connection:
+        page = await list_usage(connection, UsageFilter())
+    assert [receipt(row, None).computed for row in page.data] == ["free"] * len(odd)
+    await target.close()
+
+
+async def test_a_later_import_withdraws_keys_that_were_disabled_since(target: Database, new_source: NewSource) -> None:
+    tables = dict(plan_permissions(USERS).tables)
+    url, later = await new_source("sqlite"), await new_source("sqlite")
+    await write(url, tables)
+    await run_import(target, url, "plan-permissions")
+    first, *others = tables["api_keys"]
+    tables["api_keys"] = [{**first, "is_active": 0}, *({**each, "is_active": 1} for each in others)]
+    await write(later, tables)
+    assert (await run_import(target, later, "plan-permissions")).counts["keys"] == 1
+    async with target.read() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM api_keys WHERE status = 'disabled'")) == 1
+    assert (await run_import(target, later, "plan-permissions")).counts["keys"] == 0
+    await target.close()
+
+
+async def test_more_doubled_balances_than_can_be_named_end_the_import(
+    target: Database, new_source: NewSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("source", "importer"):
+        monkeypatch.setattr(f"gateway.importing.{module}.MOST_DUPLICATES", 1)
+    tables = dict(plan_permissions(USERS).tables)
+    tables["user_credits"] = [*tables["user_credits"], {"id": 900, "user_id": 4, "balance": 3}]
+    url = await new_source("sqlite")
+    await write(url, tables)
+    with pytest.raises(InvalidMapping, match="several balances"):
+        await run_import(target, url, "plan-permissions")
+    await target.close()
