@@ -169,3 +169,26 @@ async def test_seats_are_not_taken_along_to_a_plan_without_seats(
     (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
     assert (item["price"]["id"], item.get("quantity")) == ("price_pro", quantity)
     assert (await current_subscription(stripe_stack, user)).quantity == 1
+
+
+@pytest.mark.parametrize("order", [("id", "price"), ("price", "id")])
+async def test_subscriber_keeps_the_price_whichever_of_amount_and_id_is_saved_first(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, order: tuple[str, str]
+) -> None:
+    await change_terms(stripe_stack, "pro", pricing_model="per_seat")
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    fake_stripe.prices[NEW_PRICE] = 3999
+    async with stripe_stack.database.read() as connection:
+        pro = await plans.get(connection, "pro")
+    assert pro is not None
+    ids = {**pro.terms.provider_ids, "stripe_price_id": NEW_PRICE}
+    saved: dict[str, dict[str, Any]] = {"id": {"provider_ids": ids}, "price": {"price": Decimal("39.99")}}
+    for step in order:
+        await change_terms(stripe_stack, "pro", **saved[step])
+    found = await current_subscription(stripe_stack, user)
+    async with await stripe_stack.client_for(user) as client:
+        changed = await client.post(f"/subscriptions/{found.id}/change", json={"plan_id": "pro", "quantity": 3})
+    assert changed.status_code == 200, changed.text
+    (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
+    assert (item["price"]["id"], item["quantity"]) == ("price_pro", 3)

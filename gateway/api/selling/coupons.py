@@ -94,7 +94,7 @@ async def hold(
     """
     async with database.read() as connection:
         coupon = await find(connection, code, user_id=user_id, offer=offer, now=now)
-        begun = await redemptions.list_open(connection, coupon, user_id=user_id) if coupon.once_per_account else ()
+        begun = await redemptions.list_open(connection, coupon, user_id=user_id)
     for each in begun:
         await _free(database, provider, each)
     return HeldCoupon(coupon, offer, now + timedelta(minutes=RESERVED_MINUTES))

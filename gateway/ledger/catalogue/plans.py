@@ -31,6 +31,7 @@ from policies.billing.money import plain
 from policies.billing.overage import Overage
 from policies.billing.periods import Interval
 from policies.billing.price_checks import Offer, OfferedPrice
+from policies.billing.providers import PROVIDERS
 from policies.model import FeatureValue, PastDue
 
 
@@ -288,9 +289,16 @@ def _reach(
     if before is None:
         return "migrate"
     changed = changed_fields(before, terms, permissions)
-    if changed & COST:
+    if changed & COST or _replaces_price_id(before.terms, terms):
         return "next_period"
     return "nobody" if changed <= WORDING else "migrate"
+
+
+def _replaces_price_id(before: PlanTerms, after: PlanTerms) -> bool:
+    """A provider goes on charging by the former id, which the present version of the plan has no more."""
+    former, present = before.provider_ids, after.provider_ids
+    fields = [each.price_field for each in PROVIDERS.values()]
+    return any(former.get(name) not in (None, present.get(name)) for name in fields)
 
 
 def changed_fields(before: StoredPlan, terms: PlanTerms, permissions: Iterable[str] | None = None) -> frozenset[str]:

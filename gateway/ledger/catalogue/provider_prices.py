@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, func, select, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.errors import AlreadyExists
@@ -18,9 +18,11 @@ from gateway.ledger.db.tables import plan_provider_prices, subscription_plans
 from policies.billing.providers import ID_FIELDS, PROVIDERS
 
 _IS_CURRENT = plan_provider_prices.c.valid_to.is_(None)
+# Of two ids that a version had, as where a former id returned later, the newer one: the last of equal keys stays.
 _BY_KEY = func.coalesce(
     func.jsonb_object_agg(
-        plan_provider_prices.c.provider + "." + plan_provider_prices.c.kind, plan_provider_prices.c.external_id
+        plan_provider_prices.c.provider + "." + plan_provider_prices.c.kind,
+        aggregate_order_by(plan_provider_prices.c.external_id, plan_provider_prices.c.first_version),
     ),
     text("'{}'::jsonb"),
     type_=JSONB,

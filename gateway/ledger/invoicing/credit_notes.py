@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -56,7 +57,7 @@ async def issue(
         corrects_id=invoice.id,
         reason=reason,
     )
-    await _reduce(connection, invoice, by=-found.total)
+    await _reduce(connection, invoice, by=-found.total, at=now)
     return note
 
 
@@ -86,8 +87,10 @@ def _line(invoice: Invoice, subtotal: Decimal, reason: str | None) -> Line:
     return Line(f"{description}: {reason}" if reason else description, 1, None, subtotal, LineKind.CREDIT)
 
 
-async def _reduce(connection: AsyncConnection, invoice: Invoice, *, by: Decimal) -> None:
+async def _reduce(connection: AsyncConnection, invoice: Invoice, *, by: Decimal, at: datetime) -> None:
     credited = invoice.amount_credited + by
     is_settled = invoice.status == "open" and credited + invoice.amount_paid >= invoice.total
-    values = {"amount_credited": credited, "status": "paid" if is_settled else invoice.status}
+    values: dict[str, Any] = {"amount_credited": credited, "status": "paid" if is_settled else invoice.status}
+    if is_settled and invoice.amount_paid:
+        values["paid_at"] = at
     await connection.execute(update(rows).where(rows.c.id == invoice.id).values(values))

@@ -96,3 +96,12 @@ async def test_columns_of_the_previous_version_mirror_the_present_ids(connection
     await set_ids(connection, plan, stripe_price_id="new")
     query = text("SELECT stripe_price_id, lemon_squeezy_variant_id FROM subscription_plans WHERE id = :id")
     assert tuple((await connection.execute(query, {"id": plan.id})).one()) == ("new", None)
+
+
+async def test_version_between_two_uses_of_a_price_id_has_its_own(connection: AsyncConnection) -> None:
+    plan = await create_plan(connection, stripe_price_id="old")
+    await set_ids(connection, plan, stripe_price_id="new")
+    await set_ids(connection, plan, stripe_price_id="old")
+    between = await plans.get_version(connection, plan.id, 2)
+    assert between is not None
+    assert between.terms.provider_ids == {"stripe_price_id": "new"}

@@ -134,3 +134,13 @@ async def test_issued_invoice_keeps_seller_and_terms_of_its_time(connection: Asy
     )
     assert (note.tax, note.total) == (-invoice.tax, -invoice.total)  # as it was taxed, not as one is now
     assert (await stored(connection, invoice)).full_number == invoice.full_number
+
+
+async def test_invoice_paid_in_part_and_credited_for_the_rest_says_when_it_was_paid(
+    connection: AsyncConnection,
+) -> None:
+    invoice = await an_invoice(connection)
+    await invoices.add_payment(connection, invoice.id, amount=Decimal("60.00"), at=JUNE)
+    await credited(connection, invoice)
+    after = await stored(connection, invoice)
+    assert (after.status, str(after.amount_paid), after.paid_at) == ("paid", "60.00", JUNE)

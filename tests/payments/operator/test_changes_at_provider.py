@@ -20,6 +20,7 @@ from tests.payments.operator.conftest import admin_client, admin_of, call, instr
 from tests.payments.payment_stack import PaymentStack
 from tests.payments.test_lemon_squeezy_lifecycle import deliver_all as deliver_all_of_lemon_squeezy
 from tests.payments.test_lemon_squeezy_lifecycle import subscribe_and_pay as lemon_squeezy_subscription
+from tests.payments.test_price_changes import change_terms, raise_price
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
 from tests.web.console.operators import ORIGIN, Browser
 
@@ -324,3 +325,17 @@ async def test_operator_cancels_a_checkout_that_nobody_paid(stripe_stack: Paymen
     async with admin_client(stripe_stack) as client:
         answer = await client.post(f"/admin/v1/subscriptions/{found.id}/cancel", json={"at_period_end": False})
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled"), answer.text
+
+
+@pytest.mark.parametrize("named", ["pro", "Pro"])
+async def test_seats_that_an_operator_changes_keep_the_former_price_by_id_and_by_name(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, named: str
+) -> None:
+    await change_terms(stripe_stack, "pro", pricing_model="per_seat")
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await raise_price(stripe_stack, fake_stripe, subscribers="keep")
+    answer = await call(stripe_stack, user, "change", plan_id=named, quantity=3)
+    assert answer.status_code == 200, answer.text
+    (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
+    assert (item["price"]["id"], item["quantity"]) == ("price_pro", 3)

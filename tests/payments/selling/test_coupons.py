@@ -328,3 +328,24 @@ async def test_preview_of_a_tiered_plan_has_its_price(stripe_stack: PaymentStack
         wanted = {"code": coupon.code, "plan": plan.id, "quantity": 3}
         shown = (await client.post("/me/coupons/preview", json=wanted)).json()
     assert (shown["price"], shown["discount"], shown["discounted_price"]) == ("14.00", "2.80", "11.20")
+
+
+async def test_later_checkout_takes_a_coupon_that_accounts_may_use_again(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    coupon = await a_coupon(stripe_stack, max_redemptions=1, once_per_account=False)
+    body = {"pack": "pack-100", "coupon": coupon.code}
+    async with customer(stripe_stack) as (user, client):
+        begun = [await client.post("/me/credits/checkout", json=body) for _ in range(2)]
+        assert [each.status_code for each in begun] == [201, 201], begun[1].text
+        ended = await session_of(stripe_stack, begun[0].json()["id"])
+        assert fake_stripe.objects[ended]["status"] == "expired"
+        assert await statuses(stripe_stack, user) == ["released", "reserved"]
+
+
+async def test_preview_refuses_seats_of_a_plan_without_seats(stripe_stack: PaymentStack) -> None:
+    coupon = await a_coupon(stripe_stack)
+    async with customer(stripe_stack) as (_, client):
+        wanted = {"code": coupon.code, "plan": "pro", "quantity": 3}
+        answer = await client.post("/me/coupons/preview", json=wanted)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "quantity"), answer.text

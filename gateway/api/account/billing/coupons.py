@@ -10,7 +10,7 @@ from pydantic import Field
 from gateway.api.account.billing.own_subscription import offered_plan
 from gateway.api.account.dependencies import Me
 from gateway.api.billed_subscriptions import is_free
-from gateway.api.checkout import CheckoutServiceDep
+from gateway.api.checkout import CheckoutServiceDep, check_seats
 from gateway.api.errors import Invalid
 from gateway.api.openapi import SIGNED_IN, UNKNOWN
 from gateway.api.schemas.coupons import OwnRedemption
@@ -57,6 +57,7 @@ async def preview_coupon(wanted: WantedOffer, me: Me, checkout_service: Checkout
     async with me.unit_of_work.read() as connection:
         if wanted.plan is not None:
             plan = await offered_plan(connection, me, wanted.plan)
+            check_seats(plan, wanted.quantity)
             if is_free(plan.terms):
                 raise Invalid("coupon", f"is for what costs something, and {plan.id} is free")
             offer = coupons.offer_of_plan(plan, quantity=wanted.quantity)

@@ -247,10 +247,11 @@ async def _change_billed(
 ) -> SubscriptionWithConfirmation:
     subscriptions.transition(found, SubscriptionEvent.CHANGE_PLAN)
     async with unit_of_work.read() as connection:
-        if body.plan_id is None or body.plan_id == found.plan_id:
+        named = found.plan_id if body.plan_id is None else (await existing_plan(connection, body.plan_id)).id
+        if named == found.plan_id:
             plan = await plan_of(connection, found)
         else:
-            plan = await offered_plan(connection, body.plan_id)
+            plan = await offered_plan(connection, named)
     check_seats(plan, body.quantity)
     confirmation_url = await change_at_provider(
         unit_of_work,

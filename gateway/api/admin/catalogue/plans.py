@@ -213,8 +213,9 @@ class PlanPatch(PatchModel):
     subscribers: Literal["migrate", "keep"] | None = Field(
         default=None,
         description="migrate: the change is for everyone, at once. keep: who is on the plan keeps the version it has,"
-        " until `POST /plans/{plan}/migrate`. Left out: a change of price, currency, pricing model, tiers or interval"
-        " leaves subscribers the period that they are in, and whoever a provider bills keeps the version; a change of"
+        " until `POST /plans/{plan}/migrate`. Left out: a change of price, currency, pricing model, tiers or interval,"
+        " or another id of the price at a provider, leaves subscribers the period that they are in, and whoever a"
+        " provider bills keeps the version; a change of"
         " name, description, product, order or `is_active` moves nobody; any other change is for everyone.",
     )
 
