@@ -297,8 +297,8 @@ def _reach(
 def _replaces_price_id(before: PlanTerms, after: PlanTerms) -> bool:
     """A provider goes on charging by the former id, which the present version of the plan has no more."""
     former, present = before.provider_ids, after.provider_ids
-    fields = [each.price_field for each in PROVIDERS.values()]
-    return any(former.get(name) not in (None, present.get(name)) for name in fields)
+    price_fields = [each.price_field for each in PROVIDERS.values()]
+    return any(former.get(name) not in (None, present.get(name)) for name in price_fields)
 
 
 def changed_fields(before: StoredPlan, terms: PlanTerms, permissions: Iterable[str] | None = None) -> frozenset[str]:

@@ -101,8 +101,7 @@ async def sync_from_provider(
         canceled_at=_canceled_at(before, status=status, is_ending=changes["cancel_at_period_end"], now=now),
     )
     await _settle_advance(connection, synced, settlement, now=now, actor=actor)
-    if status not in _ENDED:
-        await _take_rest(connection, before, synced, old_plan=old_plan, actor=actor)
+    await _take_rest(connection, before, synced, old_plan=old_plan, actor=actor)
     if status in _PAID or settlement is Settlement.ADVANCED:
         await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
     if settlement is Settlement.ADVANCED:
@@ -156,10 +155,13 @@ async def _take_rest(
     old_plan: StoredPlan,
     actor: str,
 ) -> None:
-    """Takes the credits of the rest of a paid period that one of another length replaces: its price went back."""
+    """Takes the credits of the rest of a paid period that one of another length replaces: its price went back.
+
+    Nothing where the subscription has ended.
+    """
     plan, begins = await plan_of(connection, synced), synced.current_period_start
     is_within = before.current_period_start < begins < before.current_period_end
-    if before.status is not SubscriptionStatus.ACTIVE or not is_within:
+    if before.status is not SubscriptionStatus.ACTIVE or synced.status in _ENDED or not is_within:
         return
     if period_length(plan) == period_length(old_plan):
         return
