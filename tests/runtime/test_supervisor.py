@@ -26,29 +26,33 @@ async def test_process_that_is_not_ready_in_time_is_ended_and_can_be_started_aga
 
 
 class Dead:
-    """A process that has crashed, and is stopped meanwhile."""
+    """A process that has crashed, and whose stop lasts until its supervisor watches it no longer."""
 
     name, stage, pid = "proxy-0", "listeners", 0
     starts = 0
+    watching: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.has_ended = asyncio.Event()
 
     async def wait(self) -> int:
+        self.has_ended.set()
         return 1
 
     async def start(self) -> None:
         self.starts += 1
 
     async def stop(self, _patience_seconds: float) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.wait_for(self.watching, 5)
 
 
 async def test_supervisor_that_stops_starts_no_process_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(supervisor, "RESTART_SECONDS", 0.05)
     running, child = supervisor.Supervisor({}, metrics_dir=str(tmp_path), drain_timeout_seconds=0.0), Dead()
     running._children.append(child)  # type: ignore[arg-type] # as far as it is used
-    watching = asyncio.create_task(running.watch())
-    await asyncio.sleep(0.01)
+    child.watching = asyncio.create_task(running.watch())
+    await child.has_ended.wait()
     await running.stop()
-    await asyncio.wait_for(watching, 5)
     assert child.starts == 0
 
 
