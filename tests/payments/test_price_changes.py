@@ -13,6 +13,7 @@ import pytest
 
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import PriceChange
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
@@ -117,13 +118,23 @@ async def test_kept_subscriber_changes_seats_at_the_price_that_he_bought_also_of
     subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
     await raise_price(stripe_stack, fake_stripe, subscribers="keep")
     await change_terms(stripe_stack, "pro", is_active=False)
-    found = await current_subscription(stripe_stack, user)
-    async with await stripe_stack.client_for(user) as client:
-        changed = await client.post(f"/subscriptions/{found.id}/change", json={"plan_id": "pro", "quantity": 3})
-    assert changed.status_code == 200, changed.text
-    (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
-    assert (item["price"]["id"], item["quantity"]) == ("price_pro", 3)
+    found = await change_seats(stripe_stack, user, 3)
+    assert charged(fake_stripe, subscription_id) == ("price_pro", 3)
     assert await version_of(stripe_stack, user) == ("pro", found.plan_version, True)
+
+
+async def change_seats(stack: PaymentStack, user: User, seats: int) -> StoredSubscription:
+    found = await current_subscription(stack, user)
+    async with await stack.client_for(user) as client:
+        changed = await client.post(f"/subscriptions/{found.id}/change", json={"plan_id": "pro", "quantity": seats})
+    assert changed.status_code == 200, changed.text
+    return found
+
+
+def charged(fake_stripe: FakeStripe, subscription_id: str) -> tuple[str, int]:
+    """The price's id at Stripe, and the seats, of its only item."""
+    (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
+    return item["price"]["id"], item["quantity"]
 
 
 async def change_terms(stack: PaymentStack, plan_id: str, **changes: Any) -> None:
@@ -186,9 +197,5 @@ async def test_subscriber_keeps_the_price_whichever_of_amount_and_id_is_saved_fi
     saved: dict[str, dict[str, Any]] = {"id": {"provider_ids": ids}, "price": {"price": Decimal("39.99")}}
     for step in order:
         await change_terms(stripe_stack, "pro", **saved[step])
-    found = await current_subscription(stripe_stack, user)
-    async with await stripe_stack.client_for(user) as client:
-        changed = await client.post(f"/subscriptions/{found.id}/change", json={"plan_id": "pro", "quantity": 3})
-    assert changed.status_code == 200, changed.text
-    (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
-    assert (item["price"]["id"], item["quantity"]) == ("price_pro", 3)
+    await change_seats(stripe_stack, user, 3)
+    assert charged(fake_stripe, subscription_id) == ("price_pro", 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import persons
@@ -147,25 +148,14 @@ async def test_second_account_of_a_person_gets_no_second_trial_by_a_checkout_tha
     assert await kinds(connection, second.user_id) == []
 
 
+@pytest.mark.parametrize("statuses", [[Status.ACTIVE] * 3, [Status.PAST_DUE, Status.ACTIVE]])
 async def test_plan_of_another_interval_at_the_provider_takes_the_rest_of_the_old_credits_once(
-    connection: AsyncConnection,
+    connection: AsyncConnection, statuses: list[Status]
 ) -> None:
     waiting = await order_subscription(connection)
     await sync(connection, waiting)
     yearly, half = await a_plan(connection, credits_per_period=1200, billing_interval="year"), NOON + MONTH / 2
     period: dict[str, Any] = {"period_start": half, "period_end": half + 12 * MONTH}
-    for number in range(3):
-        await sync(connection, waiting, now=half + number * SECOND, price=PlanPrice(yearly), **period)
-    assert (await balance(connection, waiting.user_id)).current_credits == 50 + 1200
-
-
-async def test_other_interval_takes_the_rest_of_the_old_credits_although_it_is_paid_for_later(
-    connection: AsyncConnection,
-) -> None:
-    waiting = await order_subscription(connection)
-    await sync(connection, waiting)
-    yearly, half = await a_plan(connection, credits_per_period=1200, billing_interval="year"), NOON + MONTH / 2
-    period: dict[str, Any] = {"period_start": half, "period_end": half + 12 * MONTH}
-    await sync(connection, waiting, Status.PAST_DUE, now=half, price=PlanPrice(yearly), **period)
-    await sync(connection, waiting, now=half + SECOND, price=PlanPrice(yearly), **period)
+    for number, status in enumerate(statuses):
+        await sync(connection, waiting, status, now=half + number * SECOND, price=PlanPrice(yearly), **period)
     assert (await balance(connection, waiting.user_id)).current_credits == 50 + 1200
