@@ -17,7 +17,6 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plan_versions, provider_prices
@@ -254,22 +253,25 @@ async def create_permission(connection: AsyncConnection, name: str, *, descripti
 
 async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
     """Grants the plan a permission, from the next request on. Idempotent. Raises NotFound."""
-    await bump_catalogue(connection)
-    await _change(connection, plan_id, {})
-    permission_id = await _permission_id(connection, permission)
-    granted = upsert(plan_permissions).values(plan_id=plan_id, permission_id=permission_id).on_conflict_do_nothing()
-    await connection.execute(granted)
-    await plan_versions.record(connection, plan_id)
+    await _set_permission(connection, plan_id, permission, is_granted=True)
 
 
 async def withdraw_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:
     """Takes a permission from the plan. Idempotent. Raises NotFound for an unknown plan or permission."""
+    await _set_permission(connection, plan_id, permission, is_granted=False)
+
+
+async def _set_permission(connection: AsyncConnection, plan_id: str, permission: str, *, is_granted: bool) -> None:
     await bump_catalogue(connection)
-    await _change(connection, plan_id, {})
-    permission_id = await _permission_id(connection, permission)
-    is_it = (plan_permissions.c.plan_id == plan_id) & (plan_permissions.c.permission_id == permission_id)
-    await connection.execute(delete(plan_permissions).where(is_it))
-    await plan_versions.record(connection, plan_id)
+    plan = await get(connection, plan_id)
+    if plan is None:
+        raise NotFound("plan", plan_id)
+    await _permission_id(connection, permission)
+    names = plan.permissions | {permission} if is_granted else plan.permissions - {permission}
+    if names != plan.permissions:
+        await _change(connection, plan_id, {})
+        await _replace_permissions(connection, plan_id, await _permission_ids(connection, names))
+        await plan_versions.record(connection, plan_id)
 
 
 # What decides neither what a period costs nor what it gives.
