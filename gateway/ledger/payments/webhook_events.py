@@ -16,6 +16,7 @@ from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import webhook_events
 from policies.billing.payments import retry_after
+from policies.billing.provider_payloads import without_persons
 
 # Longer than all requests for one event may take: the worker that leased it is dead.
 LEASE = timedelta(minutes=2)
@@ -54,7 +55,7 @@ async def record(
     occurred_at: datetime | None,
     unrelated_reason: str | None = None,
 ) -> UUID | None:
-    """Stores an event, due at once, and returns its id; None for a duplicate.
+    """Stores an event without personal data, due at once, and returns its id; None for a duplicate.
 
     An event with an `unrelated_reason` is stored as ignored.
     """
@@ -62,7 +63,7 @@ async def record(
         "provider": provider,
         "provider_event_id": provider_event_id,
         "event_type": event_type,
-        "payload": dict(payload),
+        "payload": without_persons(payload),
         "occurred_at": occurred_at,
         "status": "received" if unrelated_reason is None else "ignored",
         "error_message": unrelated_reason,
