@@ -18,7 +18,7 @@ from policies.billing.money import CreditValue, plain
 from policies.pricing.forecasts import NO_PLAN
 from policies.pricing.model_costs import BYTES_PER_TOKEN, Cost, cost
 from policies.pricing.price_list import ModelPrice, PriceList
-from policies.pricing.quotes import estimated_hold
+from policies.pricing.quotes import ModelRequest, estimated_hold
 from policies.pricing.units import PriceUnit
 from policies.usage.counts import MAX_COUNT, Usage, UsageClass
 
@@ -122,7 +122,7 @@ def _classes(charged: Cost) -> list[dict[str, Any]]:
 def _hold(listed: PriceList, found: ModelPrice, asked: Asked, input_count: int) -> int:
     """What a caller whose plan says nothing of output would have set aside."""
     body_bytes = input_count * BYTES_PER_TOKEN if asked.body_bytes is None else asked.body_bytes
-    return estimated_hold(listed, found, NO_PLAN, body_bytes=body_bytes, max_output=asked.max_output)
+    return estimated_hold(listed, found, NO_PLAN, ModelRequest(asked.model, asked.max_output, body_bytes))
 
 
 def _plans_with(config: Config, feature: str | None) -> list[str]:

@@ -37,12 +37,14 @@ class Quote(NamedTuple):
 
 
 class ModelRequest(NamedTuple):
-    """What a request asks of an AI API. `max_output` None is no limit of its own; a free one is a protocol message."""
+    """What a request asks of an AI API: so many `answers`, each of at most `max_output` tokens, where None is no limit
+    of its own. A free one is a protocol message."""
 
     model: str | None
     max_output: int | None
     body_bytes: int
     is_free: bool = False
+    answers: int = 1
 
 
 def quote_plain(price: Price, plan: Plan | None = None, *, units: int | None = None) -> Quote:
@@ -67,7 +69,7 @@ def quote_by_list(
     price = _price_of(listed, asked.model)
     if price.feature is not None:
         check_feature(price.feature, plan, offered=offered)
-    hold = estimated_hold(listed, price, plan, body_bytes=asked.body_bytes, max_output=asked.max_output)
+    hold = estimated_hold(listed, price, plan, asked)
     required = required_balance(hold, is_free=listed.is_free)
     return Quote(hold, required, model=asked.model, model_price=price, body_bytes=asked.body_bytes)
 
@@ -104,7 +106,7 @@ def _price_of(listed: PriceList, model: str | None) -> ModelPrice:
     return found
 
 
-def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, *, body_bytes: int, max_output: int | None) -> int:
+def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, asked: ModelRequest) -> int:
     """Credits to hold for a call: the list's own number, else an estimate of the request.
 
     That is the body's bytes / 3 at the dearest input class, and the output that the request allows at the output rate.
@@ -113,18 +115,20 @@ def estimated_hold(prices: PriceList, price: ModelPrice, plan: Plan, *, body_byt
         return prices.hold if prices.maximum is None else min(prices.hold, prices.maximum)
     if prices.unit is not PriceUnit.TOKEN:
         return cost(prices, price, Usage()).credits
-    input_count = -(-body_bytes // HELD_BYTES_PER_TOKEN)
+    input_count = -(-asked.body_bytes // HELD_BYTES_PER_TOKEN)
     table = price.table_at(input_count) if price.above else price.table
-    amount = table.held_input * input_count + table.output.scaled * allowed_output(price, plan, max_output)
+    amount = table.held_input * input_count + table.output.scaled * _allowed_output(price, plan, asked)
     credits = rounded_up(prices, amount, table.scale)
     return credits if prices.maximum is None else min(credits, prices.maximum)
 
 
-def allowed_output(price: ModelPrice, plan: Plan, asked: int | None) -> int:
-    """How much output a request allows: by itself, else by its plan, its model, or the default."""
-    if asked is not None:
-        return asked
+def _allowed_output(price: ModelPrice, plan: Plan, asked: ModelRequest) -> int:
+    """How much output a request allows in all answers: by itself, else by its plan, its model, or the default."""
     of_plan = plan.features.get("max_output_tokens")
-    if isinstance(of_plan, int) and not isinstance(of_plan, bool):
-        return of_plan
-    return DEFAULT_MAX_OUTPUT if price.max_output is None else price.max_output
+    if asked.max_output is not None:
+        each = asked.max_output
+    elif isinstance(of_plan, int) and not isinstance(of_plan, bool):
+        each = of_plan
+    else:
+        each = DEFAULT_MAX_OUTPUT if price.max_output is None else price.max_output
+    return each * asked.answers

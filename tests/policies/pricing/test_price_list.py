@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from policies.model import Plan
 from policies.pricing.model_costs import Flag, completed, cost, explain, is_reported
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
-from policies.pricing.quotes import DEFAULT_MAX_OUTPUT, estimated_hold
+from policies.pricing.quotes import DEFAULT_MAX_OUTPUT, ModelRequest, estimated_hold
 from policies.pricing.units import PriceUnit
 from policies.usage.counts import PARENTS, Usage, UsageClass
 
@@ -114,6 +114,12 @@ def test_class_that_a_mark_leaves_out_is_priced_as_its_parent_there() -> None:
     assert credits == [50 * 10 + 50 * 1 + 20 + 5, 101 * 30 + 20 + 5, 201 * 40 + 2 * 50]
 
 
+def _held(
+    listed: PriceList, price: ModelPrice, plan: Plan, *, body_bytes: int, max_output: int | None, answers: int = 1
+) -> int:
+    return estimated_hold(listed, price, plan, ModelRequest("m", max_output, body_bytes, answers=answers))
+
+
 MARKS = st.lists(st.tuples(st.integers(0, 10**6), RATES), max_size=2, unique_by=lambda mark: mark[0])
 SIZES = st.sampled_from([1, 3, 1000, 10**6])
 
@@ -129,7 +135,7 @@ def test_hold_is_exactly_the_dearest_input_and_the_output_at_the_rates_of_its_ma
     dearest = max(_rate(there, kind) for kind in C if C.OUTPUT not in (kind, PARENTS[kind]))
     exact = (Fraction(dearest) * input_count + Fraction(_rate(there, C.OUTPUT)) * output) / size
     listed = PriceList("l", ReaderName.OPENAI, {}, unit_size=size)
-    assert estimated_hold(listed, price, PLAN, body_bytes=body_bytes, max_output=output) == -(-exact // 1)
+    assert _held(listed, price, PLAN, body_bytes=body_bytes, max_output=output) == -(-exact // 1)
 
 
 @given(rate=st.decimals(0, 100, places=3), seconds=st.decimals(0, 10**5, places=6), size=SIZES)
@@ -160,35 +166,42 @@ def test_hold_estimates_input_by_bytes_and_output_by_what_the_request_allows(
     features: dict[str, Any], asked: int | None, output: int
 ) -> None:
     plan = Plan("pro", "Pro", 1, features)
-    held = estimated_hold(LIST, TERRA, plan, body_bytes=3001, max_output=asked)
+    held = _held(LIST, TERRA, plan, body_bytes=3001, max_output=asked)
     assert held == -(-(1001 * 2_600_000 + output * 15_600_000) // 10**6)
 
 
 def test_hold_without_any_limit_of_output_takes_the_default() -> None:
-    assert estimated_hold(LIST, LUNA, PLAN, body_bytes=0, max_output=None) == -(-DEFAULT_MAX_OUTPUT * 156 // 100)
+    assert _held(LIST, LUNA, PLAN, body_bytes=0, max_output=None) == -(-DEFAULT_MAX_OUTPUT * 156 // 100)
+
+
+@pytest.mark.parametrize(
+    ("features", "asked", "each"), [({}, None, 128_000), ({"max_output_tokens": 500}, None, 500), ({}, 7, 7)]
+)
+def test_hold_has_the_output_of_each_answer_that_is_asked_for(
+    features: dict[str, Any], asked: int | None, each: int
+) -> None:
+    held = _held(LIST, TERRA, Plan("pro", "Pro", 1, features), body_bytes=0, max_output=asked, answers=3)
+    assert held == -(-(3 * each * 15_600_000) // 10**6)
 
 
 def test_hold_is_within_minimum_and_maximum_and_the_lists_own_number_wins() -> None:
-    assert estimated_hold(LIST, LUNA, PLAN, body_bytes=0, max_output=0) == 1
+    assert _held(LIST, LUNA, PLAN, body_bytes=0, max_output=0) == 1
     capped = PriceList("l", ReaderName.OPENAI, {}, maximum=10)
-    assert estimated_hold(capped, LUNA, PLAN, body_bytes=10**6, max_output=10**6) == 10
-    assert (
-        estimated_hold(PriceList("l", ReaderName.OPENAI, {}, hold=5), LUNA, PLAN, body_bytes=10**6, max_output=None)
-        == 5
-    )
+    assert _held(capped, LUNA, PLAN, body_bytes=10**6, max_output=10**6) == 10
+    assert _held(PriceList("l", ReaderName.OPENAI, {}, hold=5), LUNA, PLAN, body_bytes=10**6, max_output=None) == 5
 
 
 def test_hold_estimates_at_the_dearest_input_class_and_past_a_mark_at_its_rates() -> None:
     audio = ModelPrice({C.INPUT: Decimal(1), C.INPUT_AUDIO: Decimal(8), C.OUTPUT: Decimal(0)})
-    assert estimated_hold(PriceList("l", ReaderName.OPENAI, {}), audio, PLAN, body_bytes=30, max_output=0) == 80
-    long = estimated_hold(LIST, TERRA, PLAN, body_bytes=3 * 272_001, max_output=0)
+    assert _held(PriceList("l", ReaderName.OPENAI, {}), audio, PLAN, body_bytes=30, max_output=0) == 80
+    long = _held(LIST, TERRA, PLAN, body_bytes=3 * 272_001, max_output=0)
     assert long == -(-272_001 * 52 // 10)
 
 
 def test_hold_of_a_price_per_call_is_the_price() -> None:
     tools = PriceList("tools", ReaderName.MCP, {}, unit=PriceUnit.CALL)
     price = ModelPrice({C.INPUT: Decimal(200)})
-    assert estimated_hold(tools, price, PLAN, body_bytes=9, max_output=None) == 200
+    assert _held(tools, price, PLAN, body_bytes=9, max_output=None) == 200
     assert cost(tools, price, Usage()).credits == 200
 
 
@@ -222,7 +235,7 @@ def test_usage_of_other_units_is_reported_or_not() -> None:
 
 def test_hold_of_a_list_is_at_most_its_maximum() -> None:
     listed = PriceList("l", ReaderName.OPENAI, {}, unit=PriceUnit.SECOND, hold=50, maximum=10)
-    assert estimated_hold(listed, LUNA, PLAN, body_bytes=0, max_output=None) == 10
+    assert _held(listed, LUNA, PLAN, body_bytes=0, max_output=None) == 10
 
 
 def test_request_without_a_model_has_the_price_of_every_model() -> None:

@@ -34,7 +34,7 @@ def ask(name: str, path: str, document: object) -> RequestReading:
 
 OPENAI: list[tuple[str, dict[str, Any], RequestReading]] = [
     (CHAT, {"model": "m", "messages": []}, RequestReading("m")),
-    (CHAT, {"model": "m", "max_tokens": 9, "n": 3}, RequestReading("m", 27)),
+    (CHAT, {"model": "m", "max_tokens": 9, "n": 3}, RequestReading("m", 9, answers=3)),
     (CHAT, {"model": "m", "max_tokens": 9, "max_completion_tokens": 20, "n": None}, RequestReading("m", 20)),
     (CHAT, {"model": "m", "max_tokens": -1}, RequestReading("m")),
     (CHAT, {"model": "m", "max_tokens": 9.0}, RequestReading("m", 9)),
@@ -43,10 +43,10 @@ OPENAI: list[tuple[str, dict[str, Any], RequestReading]] = [
     (CHAT, {"model": "m", "stream": True, "stream_options": {"include_usage": False}},
      RequestReading("m", None, True, True)),
     (CHAT, {"model": "m", "stream": True, "stream_options": {"include_usage": True}}, RequestReading("m", None, True)),
-    ("/v1/completions", {"model": "m", "max_tokens": 5, "n": 2, "best_of": 4}, RequestReading("m", 20)),
+    ("/v1/completions", {"model": "m", "max_tokens": 5, "n": 2, "best_of": 4}, RequestReading("m", 5, answers=4)),
     ("/v1/responses", {"model": "m", "max_output_tokens": 7, "stream": True}, RequestReading("m", 7, True)),
     ("/v1/embeddings", {"model": "e", "input": ["x"]}, RequestReading("e", 0)),
-    ("/v1/images/generations", {"model": "gpt-image-1", "n": 2}, RequestReading("gpt-image-1")),
+    ("/v1/images/generations", {"model": "gpt-image-1", "n": 2}, RequestReading("gpt-image-1", answers=2)),
     ("/openai/deployments/my%20gpt/chat/completions", {"messages": []}, RequestReading("my gpt")),
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_openai_request_is_read(path: str, document: dict[str, Any], expected: R
             "gemini",
             "/v1beta/models/gemini-3:generateContent",
             {"contents": [], "generationConfig": {"maxOutputTokens": 10, "candidateCount": 2}},
-            RequestReading("gemini-3", 20),
+            RequestReading("gemini-3", 10, answers=2),
         ),
         (
             "gemini",
@@ -77,7 +77,7 @@ def test_openai_request_is_read(path: str, document: dict[str, Any], expected: R
             "gemini",
             "/v1beta/models/gemini-3:generateContent",
             {"generationConfig": {"candidateCount": 2}},
-            RequestReading("gemini-3"),
+            RequestReading("gemini-3", answers=2),
         ),
         ("gemini", "/v1/models/g:streamGenerateContent", {}, RequestReading("g", None, True)),
         ("gemini", "/v1beta/models/g:countTokens", {}, RequestReading("g", 0, is_free=True)),

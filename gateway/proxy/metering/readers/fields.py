@@ -5,8 +5,6 @@ A server that reads `"stream": "true"` as true would stream where the gateway ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from gateway.proxy.metering.documents.selection import Fields
 from gateway.proxy.metering.strict_json import invalid_body
 from policies.usage.counts import MAX_COUNT
@@ -30,18 +28,25 @@ def flag(fields: Fields, name: str, *, default: bool = False) -> bool:
     raise invalid_body(f"{name!r} must be true or false.")
 
 
-def limit(fields: Fields, *names: str, copies: Iterable[str] = ()) -> int | None:
-    """The largest of several limits, since servers differ in which they obey, for each answer; a negative one is none.
+def limit(fields: Fields, *names: str) -> int | None:
+    """The largest of several limits, since servers differ in which they obey; a negative one is none.
 
-    `copies` are names of how many answers are asked for, of which the largest counts. Raises Refused unless each value
-    is a whole number, or absent.
+    Raises Refused unless each value is a whole number, or absent.
     """
     limits = [value for name in names if name in fields and (value := _whole(fields, name)) is not None]
-    answers = 1
-    for name in copies:
-        if name in fields and (value := _whole(fields, name)) is not None and value > answers:
-            answers = value
-    return max(limits) * answers if limits and min(limits) >= 0 else None
+    return max(limits) if limits and min(limits) >= 0 else None
+
+
+def answers(fields: Fields, *names: str) -> int:
+    """How many answers are asked for: the largest of several counts, at least one.
+
+    Raises Refused unless each value is a whole number, or absent.
+    """
+    most = 1
+    for name in names:
+        if name in fields and (value := _whole(fields, name)) is not None and value > most:
+            most = value
+    return most
 
 
 def _whole(fields: Fields, name: str) -> int | None:

@@ -23,8 +23,8 @@ from policies.usage.counts import Usage, UsageClass
 # Parsers of protocol buffers take both spellings of a name (protobuf.dev, ProtoJSON).
 _CONFIGS = ("generationConfig", "generation_config")
 _LIMITS = tuple(f"{config}/{name}" for config in _CONFIGS for name in ("maxOutputTokens", "max_output_tokens"))
-_COPIES = tuple(f"{config}/{name}" for config in _CONFIGS for name in ("candidateCount", "candidate_count"))
-_REQUEST = select("model", *_LIMITS, *_COPIES)
+_ANSWERS = tuple(f"{config}/{name}" for config in _CONFIGS for name in ("candidateCount", "candidate_count"))
+_REQUEST = select("model", *_LIMITS, *_ANSWERS)
 _OPERATION = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):([A-Za-z]+)$")
 _STREAMS = frozenset({"streamGenerateContent", "streamRawPredict", "serverStreamingPredict"})
 _WITHOUT_OUTPUT = frozenset({"countTokens", "embedContent", "batchEmbedContents", "predict"})
@@ -60,8 +60,9 @@ def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
     fields = read_fields(body, _REQUEST)
     if len({name.partition("/")[0] for name in fields if "/" in name}) > 1:
         raise invalid_body("'generationConfig' stands twice, in two spellings.")
-    limit = read.limit(fields, *_LIMITS, copies=_COPIES)
-    return RequestReading(model, 0 if operation in _WITHOUT_OUTPUT else limit, is_streaming, is_free=is_free)
+    limit = 0 if operation in _WITHOUT_OUTPUT else read.limit(fields, *_LIMITS)
+    answers = read.answers(fields, *_ANSWERS)
+    return RequestReading(model, limit, is_streaming, is_free=is_free, answers=answers)
 
 
 def _state(fields: Fields, _: bytes) -> Statement:

@@ -110,12 +110,13 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
     is_form = media_type(content_type) == b"multipart/form-data"
     fields = form_fields(content_type, body, _FORM) if is_form else read_fields(body, _REQUEST)
     model = read.text(fields, "model") if deployment is None else deployment
-    limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens", copies=("n", "best_of"))
+    limit = read.limit(fields, "max_completion_tokens", "max_tokens", "max_output_tokens")
     asks_for_usage = _ASKS_FOR_USAGE in fields and read.flag(fields, _ASKS_FOR_USAGE)
     is_streaming = "stream" in fields and read.flag(fields, "stream")
     needs_usage_option = is_streaming and not asks_for_usage and path.endswith(_WITH_USAGE_OPTION)
     max_output = 0 if path.endswith(_WITHOUT_OUTPUT) else limit
-    return RequestReading(model, max_output, is_streaming, needs_usage_option)
+    answers = read.answers(fields, "n", "best_of")
+    return RequestReading(model, max_output, is_streaming, needs_usage_option, answers=answers)
 
 
 @lru_cache(maxsize=1024)

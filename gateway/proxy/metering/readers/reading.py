@@ -15,7 +15,7 @@ Counts = Mapping[str, "int | Decimal"]  # by the API's own names, as they stand 
 class RequestReading(NamedTuple):
     """What a request asks for. None is what it does not say.
 
-    `max_output` counts the tokens of all answers that it asks for, 0 where the operation generates none.
+    `max_output` counts the tokens of each of the `answers` that it asks for, 0 where the operation generates none.
     `needs_usage_option` says that usage comes in this stream only if `stream_options` asks, and it does not: the
     gateway must ask, and take the answer to it out again. A free request is a message of the protocol and no work.
     """
@@ -25,6 +25,7 @@ class RequestReading(NamedTuple):
     is_streaming: bool = False
     needs_usage_option: bool = False
     is_free: bool = False
+    answers: int = 1
 
 
 class ResponseReading(NamedTuple):
