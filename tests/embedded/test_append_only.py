@@ -79,6 +79,23 @@ def test_append_only_file_frees_a_replaced_part_piece_by_piece(folder: Path, mon
     assert not descriptors_of(path)
 
 
+def test_append_only_file_is_flushed_while_a_large_part_is_freed(
+    folder: Path, flushed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(append_only, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(append_only, "PIECES_AT_ONCE", 2)
+    sizes, file, path = sizes_freed(monkeypatch), AppendOnlyFile(folder, durable=True), part(folder, pieces=5)
+    file.flush()
+    path.unlink()
+    for freed in (2, 4, 5):
+        written = part(folder, f"appendonly.aof.{freed}.incr.aof")
+        file.flush()
+        assert len(sizes) == freed
+        assert written.name in flushed
+    assert not descriptors_of(path)
+    file.close()
+
+
 def test_append_only_file_is_not_flushed_if_not_durable(folder: Path, flushed: set[str]) -> None:
     part(folder)
     part(folder, "appendonly.aof.1.base.rdb")
