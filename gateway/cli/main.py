@@ -5,6 +5,7 @@ A process imports the module of its own command and no other: each process of th
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -59,7 +60,10 @@ class _Commands(Mapping[str, Any]):
 
 
 def _imported(module: str) -> Any:
-    return get_group(import_module(f"gateway.cli.{module}").app)
+    commands = get_group(import_module(f"gateway.cli.{module}").app)
+    if module != "child":  # which imports more as it starts, and then tunes the collection (`runtime/roles.py`)
+        gc.enable()
+    return commands
 
 
 class _Gateway(TyperGroup):
@@ -91,8 +95,7 @@ def options(
     """Verifies keys, enforces limits, deducts credits, forwards, and bills every call exactly once."""
 
 
-def main() -> None:
-    """Exit codes: 0 done, 1 could not be done, 2 wrong usage or configuration."""
+def run() -> None:
     try:
         app()
     except ConfigError as error:
