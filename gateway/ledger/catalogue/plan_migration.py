@@ -11,7 +11,7 @@ import json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import plan_versions, plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import NotFound
@@ -27,7 +27,9 @@ async def migrate(connection: AsyncConnection, plan_id: str) -> int:
     if plan is None:
         raise NotFound("plan", plan_id)
     versions = (await connection.scalars(_KEPT_VERSIONS, {"plan_id": plan_id})).all()
-    return sum([await _move(connection, plan, version) for version in versions])
+    moved = sum([await _move(connection, plan, version) for version in versions])
+    await plan_versions.carry_waiting(connection, plan_id)
+    return moved
 
 
 async def _move(connection: AsyncConnection, plan: StoredPlan, version: int) -> int:
@@ -37,7 +39,7 @@ async def _move(connection: AsyncConnection, plan: StoredPlan, version: int) -> 
     waiting = 0
     if kept is not None and changed:
         news = json.dumps(plans.price_news(kept.terms, plan.terms, plan.id))
-        costs, terms = bool(changed & plans.COST), bool(changed - plans.COST)
+        costs, terms = bool(changed & plan_versions.COST), bool(changed - plan_versions.COST)
         channels = [notifications.MAIL, notifications.WEBHOOK]
         told = {"payload": news, "costs": costs, "terms": terms, "channels": channels}
         await connection.execute(_TELL, of_version | told)

@@ -2,6 +2,9 @@
 
 A subscription follows its plan unless it is pinned to a version (`keeps_version`). So a change for all subscribers
 writes to no subscription; only a change that exempts the present subscribers does.
+
+Whoever waits for another price until the next period (`keeps_version_for`) is pinned for that price alone. A change of
+anything else gives them a version of their own, with today's terms at the former price.
 """
 
 from __future__ import annotations
@@ -17,6 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db import notifications
 from gateway.ledger.db.tables.subscriptions import CURRENT
 from policies.billing.news import PRICE_CHANGED
+
+# What decides what a period costs.
+COST = frozenset(
+    (
+        *("price", "currency", "pricing_model", "tiers", "tiers_mode", "billing_interval", "billing_interval_count"),
+        *("overage_credits", "overage_price", "overage_stripe_price_id"),
+    )
+)
 
 # Joins the plan `p` of a subscription `s` in the version that the subscription is on. The version is laid over today's
 # row, so a column that is newer than the version has today's value.
@@ -74,7 +85,37 @@ _UNPIN = text("""
            metadata = s.metadata - 'keeps_version_for'
       FROM subscription_plans p
      WHERE p.id = :plan_id AND s.plan_id = p.id AND s.keeps_version
+       AND NOT (:leaves_waiting AND s.metadata ? 'keeps_version_for')
 """)
+
+_WAITING = "s.plan_id = :plan_id AND s.keeps_version AND s.metadata ? 'keeps_version_for'"
+
+# Versions that somebody waits with and that differ from today's in more than what a period costs.
+_WAITED_WITH = text(f"""
+    SELECT DISTINCT s.plan_version FROM subscriptions s
+      JOIN subscription_plans p ON p.id = s.plan_id
+      JOIN plan_versions present ON present.plan_id = p.id AND present.version = p.version
+      JOIN plan_versions former ON former.plan_id = p.id AND former.version = s.plan_version
+     WHERE {_WAITING} AND (former.permissions <> present.permissions
+        OR former.terms - CAST(:apart AS text[]) <> present.terms - CAST(:apart AS text[]))
+     ORDER BY s.plan_version
+""")  # noqa: S608 - composed of constants
+
+_RAISE = text("UPDATE subscription_plans SET version = version + 1 WHERE id = :plan_id RETURNING version")
+
+_RECORD_AT_COST = text("""
+    INSERT INTO plan_versions (plan_id, version, terms, tiers, permissions)
+    SELECT present.plan_id, CAST(:version AS bigint),
+           present.terms || jsonb_build_object('version', CAST(:version AS bigint)) || coalesce(
+               (SELECT jsonb_object_agg(key, value) FROM jsonb_each(former.terms) WHERE key = ANY(:cost)), '{}'),
+           former.tiers, present.permissions
+      FROM plan_versions present JOIN plan_versions former ON former.plan_id = present.plan_id
+     WHERE present.plan_id = :plan_id AND present.version = :present AND former.version = :former
+""")
+
+_CARRY = text(f"""
+    UPDATE subscriptions s SET plan_version = :version, updated_at = now() WHERE {_WAITING} AND plan_version = :former
+""")  # noqa: S608 - composed of constants
 
 _UNPIN_AFTER_PERIOD = text("""
     UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now(),
@@ -122,9 +163,30 @@ async def unpin_after_period(connection: AsyncConnection, subscription_id: UUID)
     return (await connection.execute(_UNPIN_AFTER_PERIOD, {"subscription_id": subscription_id})).rowcount > 0
 
 
-async def unpin_subscribers(connection: AsyncConnection, plan_id: str) -> int:
-    """Lets pinned subscriptions follow the plan again; gives how many."""
-    return (await connection.execute(_UNPIN, {"plan_id": plan_id})).rowcount
+async def unpin_subscribers(connection: AsyncConnection, plan_id: str, *, leaves_waiting: bool) -> int:
+    """Lets pinned subscriptions follow the plan again, with `leaves_waiting` but those that wait; gives how many."""
+    unpinned = await connection.execute(_UNPIN, {"plan_id": plan_id, "leaves_waiting": leaves_waiting})
+    return unpinned.rowcount
+
+
+async def carry_waiting(connection: AsyncConnection, plan_id: str) -> None:
+    """Gives whoever waits for another price today's terms at the price that they wait with.
+
+    The plan's version of today is recorded; it becomes a later one, where anybody waits. The caller has bumped the
+    catalogue.
+    """
+    apart = [*COST, "version", "updated_at"]
+    formers = (await connection.scalars(_WAITED_WITH, {"plan_id": plan_id, "apart": apart})).all()
+    if not formers:
+        return
+    version: int = await connection.scalar(_RAISE, {"plan_id": plan_id})
+    present = {"plan_id": plan_id, "present": version - 1, "cost": sorted(COST)}
+    for former in formers:
+        of_former = {"former": former, "version": version}
+        await connection.execute(_RECORD_AT_COST, present | of_former)
+        await connection.execute(_CARRY, {"plan_id": plan_id} | of_former)
+        version = await connection.scalar(_RAISE, {"plan_id": plan_id})
+    await record(connection, plan_id)
 
 
 async def get(connection: AsyncConnection, plan_id: str, version: int) -> Row[Any] | None:

@@ -193,7 +193,8 @@ async def change(
 
     `subscribers` get the new version from their next request on (migrate), or stay on theirs until `migrate` (keep).
     None: a change of what a period costs leaves them the period that they are in, and whoever a provider bills stays at
-    the price that the provider charges; a change of wording alone moves nobody; any other change migrates.
+    the price that the provider charges; a change of wording alone moves nobody; any other change migrates, and leaves
+    whoever waits for another price with the next period the price of this one.
     Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
     """
     await bump_catalogue(connection)
@@ -211,7 +212,8 @@ async def change(
         await _replace_permissions(connection, plan_id, granted)
     await plan_versions.record(connection, plan_id)
     if reach == "migrate":
-        await plan_versions.unpin_subscribers(connection, plan_id)
+        await plan_versions.unpin_subscribers(connection, plan_id, leaves_waiting=subscribers is None)
+        await plan_versions.carry_waiting(connection, plan_id)
     if former is not None and former.terms.pricing != terms.pricing:
         await plan_versions.tell_price(connection, plan_id, payload=price_news(former.terms, terms, plan_id))
     return await _existing(connection, plan_id)
@@ -272,16 +274,11 @@ async def _set_permission(connection: AsyncConnection, plan_id: str, permission:
         await _change(connection, plan_id, {})
         await _replace_permissions(connection, plan_id, await _permission_ids(connection, names))
         await plan_versions.record(connection, plan_id)
+        await plan_versions.carry_waiting(connection, plan_id)
 
 
 # What decides neither what a period costs nor what it gives.
 WORDING = frozenset({"name", "description", "product_id", "is_active", "sort_order"})
-COST = frozenset(
-    (
-        *("price", "currency", "pricing_model", "tiers", "tiers_mode", "billing_interval", "billing_interval_count"),
-        *("overage_credits", "overage_price", "overage_stripe_price_id"),
-    )
-)
 
 
 def _reach(
@@ -291,7 +288,7 @@ def _reach(
     if before is None:
         return "migrate"
     changed = changed_fields(before, terms, permissions)
-    if changed & COST or _replaces_price_id(before.terms, terms):
+    if changed & plan_versions.COST or _replaces_price_id(before.terms, terms):
         return "next_period"
     return "nobody" if changed <= WORDING else "migrate"
 

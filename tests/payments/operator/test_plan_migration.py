@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gateway.ledger.accounts.users import User
+from gateway.ledger.catalogue import plans
 from gateway.ledger.subscriptions import renewals
 from tests.ledger.make import list_notifications
 from tests.payments.fake_stripe import FakeStripe
@@ -74,6 +75,54 @@ async def test_other_terms_of_a_migration_hold_at_once_and_are_told_to_those_con
     await keeping(stripe_stack, description="nicer text")
     assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": 3}
     assert [len(await news(stripe_stack, user)) for user in (own, billed, follower)] == [1, 1, 0]
+
+
+async def in_force(stack: PaymentStack, user: User) -> tuple[str, int | None, bool]:
+    """The price, the calls a minute and whether `export` is granted, of who keeps a version."""
+    found = await current_subscription(stack, user)
+    assert found.keeps_version
+    async with stack.database.read() as connection:
+        kept = await plans.get_version(connection, found.plan_id, found.plan_version)
+    assert kept is not None
+    return str(kept.terms.price), kept.terms.requests_per_minute, "export" in kept.permissions
+
+
+async def test_other_terms_reach_who_waits_for_another_price_and_leave_the_price_of_the_period(
+    stripe_stack: PaymentStack,
+) -> None:
+    first = await started(stripe_stack)
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"price": "39.99"})
+    second = await started(stripe_stack)
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"price": "49.99"})
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"requests_per_minute": 7})
+    assert await in_force(stripe_stack, first) == ("29.99", 7, False)
+    assert await in_force(stripe_stack, second) == ("39.99", 7, False)
+    await ask(stripe_stack, "POST", "/permissions", {"name": "export"})
+    async with admin_client(stripe_stack) as client:
+        assert (await client.put("/admin/v1/plans/pro/permissions/export")).status_code == 204
+    assert await in_force(stripe_stack, first) == ("29.99", 7, True)
+    assert await in_force(stripe_stack, second) == ("39.99", 7, True)
+    found = await current_subscription(stripe_stack, first)
+    assert (await ask(stripe_stack, "POST", "/invoices", {"subscription_id": str(found.id)}))["subtotal"] == "29.99"
+    async with stripe_stack.database.transaction() as connection:
+        await renewals.advance(connection, found.id, now=found.current_period_end + timedelta(seconds=1), grace=GRACE)
+    assert not (await current_subscription(stripe_stack, first)).keeps_version
+    assert (await ask(stripe_stack, "POST", "/invoices", {"subscription_id": str(found.id)}))["subtotal"] == "49.99"
+
+
+async def test_migration_gives_other_terms_at_once_and_another_price_with_the_next_period(
+    stripe_stack: PaymentStack,
+) -> None:
+    user = await started(stripe_stack)
+    await keeping(stripe_stack, price="39.99", requests_per_minute=7)
+    for migrated in (1, 0):
+        assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": migrated}
+        assert await in_force(stripe_stack, user) == ("29.99", 7, False)
+    version = (await ask(stripe_stack, "GET", "/plans/pro"))["version"]
+    await ask(stripe_stack, "POST", "/plans/pro/migrate")
+    assert (await ask(stripe_stack, "GET", "/plans/pro"))["version"] == version, "nothing changed"
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"requests_per_minute": 9, "subscribers": "migrate"})
+    assert not (await current_subscription(stripe_stack, user)).keeps_version, "an operator said at once"
 
 
 async def test_price_that_stripe_goes_on_charging_is_no_news(
