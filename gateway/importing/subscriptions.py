@@ -109,6 +109,8 @@ def _foreign(record: Record, plan_id: str) -> ForeignSubscription:
         raise UnfitField("quantity", "is not 1 or more")
     status = SubscriptionStatus(record.fields.get("status", SubscriptionStatus.ACTIVE))
     provider = record.fields.get("provider", MANUAL)
+    if "provider" not in record.fields and fields.get("provider_subscription_id") is not None:
+        raise UnfitField("provider", "is missing, although there is a provider's id; map it, to `manual` if it is none")
     if provider != MANUAL and "provider_subscription_id" not in fields:
         raise UnfitField("provider_subscription_id", f"is missing, although {provider} renews it")
     if provider == MANUAL:

@@ -21,7 +21,7 @@ from gateway.ledger.credits import grants
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage.history import UsageFilter, list_usage
 from tests.importing.conftest import NewSource
-from tests.importing.examples import BEGAN, ENDS, NOW, Rows, plan_permissions, write
+from tests.importing.examples import BEGAN, ENDS, NOW, Rows, firebase, plan_permissions, write
 from tests.importing.importing import balances, differences, run_import, snapshot
 from tests.support.sampling import scaled
 
@@ -165,6 +165,22 @@ async def test_a_strict_import_stops_before_it_writes_the_batch(target: Database
     with pytest.raises(RowsRefused, match="users row 900: is no e-mail address"):
         await run_import(target, url, "plan-permissions", is_strict=True)
     assert await balances(target) == {}
+    await target.close()
+
+
+async def test_subscription_of_an_unnamed_provider_is_not_taken_for_one_of_ours(
+    target: Database, new_source: NewSource
+) -> None:
+    tables = dict(firebase(USERS).tables)
+    first, *others = tables["user_subscriptions"]
+    url = await new_source("sqlite")
+    await write(
+        url, {**tables, "user_subscriptions": [{**first, "provider": None}, *others]}, keys=firebase(USERS).key_columns
+    )
+    done = await run_import(target, url, "firebase")
+    (problem,) = (each for each in done.problems if str(each.section) == "subscriptions")
+    assert (problem.row, problem.column) == (first["id"], "provider")
+    assert "although there is a provider's id" in problem.reason
     await target.close()
 
 
