@@ -91,9 +91,9 @@ def reread_changed_lines(
     headers, varying_fields, values = list(last), varying_fields.copy(), []
     for place, line in enumerate(lines):
         if line != last_lines[place]:
-            name, _, value = line.partition(b":")
+            name, colon, value = line.partition(b":")
             name, value = name.lower(), value.strip(b" \t")
-            if name != headers[place][0]:
+            if not colon or name != headers[place][0]:
                 return None
             if name in varying_fields:
                 varying_fields[name] = value
