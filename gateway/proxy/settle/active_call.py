@@ -43,8 +43,8 @@ from policies.usage.counts import MissingReason, Usage, UsageSource
 from policies.usage.recorded import NO_USAGE, UsageRecord, usage_record
 
 # Ends a stream of events of OpenAI's; client libraries close their connection after it. Text within an event holds no
-# line feed, so it cannot pass for this one.
-_LAST_EVENT = re.compile(rb"(?:\A|\n)data: ?\[DONE\]\s*\Z")
+# line end, so it cannot pass for this one.
+_LAST_EVENT = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]\s*\Z")
 _LAST_EVENT_BYTES = 20
 # Looking up a member takes 50 ns.
 _SUCCEEDED, _CLIENT_ABORTED, _UPSTREAM_ERROR = Outcome.SUCCEEDED, Outcome.CLIENT_ABORTED, Outcome.UPSTREAM_ERROR
@@ -201,7 +201,8 @@ class ActiveCall:
                 chunk = self.usage_event_remover.feed(chunk)
         self.response_bytes += len(chunk)
         if chunk:
-            self.last_bytes = chunk[-_LAST_EVENT_BYTES - 1 :]  # not the chunk, which would stay in memory
+            tail = chunk if len(chunk) > _LAST_EVENT_BYTES else self.last_bytes + chunk  # the network may cut an event
+            self.last_bytes = tail[-_LAST_EVENT_BYTES - 1 :]  # not the chunk, which would stay in memory
         if self.capture is not None:
             self.capture.feed(chunk)
         return chunk

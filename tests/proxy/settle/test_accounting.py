@@ -435,6 +435,35 @@ async def test_disconnect_after_an_error_event_is_an_error_of_the_upstream(data_
     assert outcome(await settled_row(data_plane, account)) == ("upstream_error", 200, None, 0)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("cut", [0, 8, 12, 13])
+async def test_disconnect_after_the_last_event_is_a_success_however_it_is_cut(
+    data_plane: DataPlane, cut: int, end: bytes
+) -> None:
+    account = await data_plane.create_account()
+    seen = asyncio.Queue[None]()
+    usage, last = b'data: {"usage": {"total_tokens": 1500}}' + 2 * end, b"data: [DONE]" + 2 * end
+    parts = usage + last[:cut], last[cut:]
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        for part in parts:
+            await exchange.write(part)
+            await seen.get()
+        exchange.writer.close()
+
+    data_plane.upstream.answer = answer
+    async with data_plane.connect() as client:
+        await client.request(account, "POST /v1/chat", body=b"{}")
+        await client.read_until(parts[0] + b"\r\n")
+        seen.put_nowait(None)
+        await client.read_until(parts[1] + b"\r\n")
+        client.disconnect()
+    await _disconnect_seen(data_plane)
+    seen.put_nowait(None)
+    assert outcome(await settled_row(data_plane, account)) == ("succeeded", 200, None, 2)
+
+
 async def test_disconnect_in_an_error_response_misses_no_usage(
     data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
