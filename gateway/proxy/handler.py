@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from gateway.clock import monotonic_seconds
-from gateway.http.fields import NO_FIELDS, HeaderBlock
+from gateway.http.fields import NO_FIELDS, HeaderBlock, header_block
 from gateway.proxy import models
 from gateway.proxy.admission import idempotency
 from gateway.proxy.admission.admitted_call import build_admission_request
@@ -122,12 +122,14 @@ class Handler:
             caller = self._principals.find_fresh(cache.key_digest)
             if caller is None:
                 caller = await self._principals.get(key, cache, address=inbound.client_ip)
+                # Such a request is read whole each time, so its cache knows no caller.
+                destination = None if inbound.is_at_last_hop else destination
             # Where no admission follows, nothing else notices that the cached caller is old.
             authorization = None if destination is None else admission.authorize_cached(inbound, match, caller)
             if authorization is None:
                 authorization = await admission.authorize(inbound, match, key, caller=caller)
             if destination is None:
-                self._serve_models(match, authorization, response, inbound, received_at=received_at)
+                self._serve(match, authorization, response, inbound, received_at=received_at)
                 return None
             body = None
             if bodies.is_needed(match, inbound, is_compared=key_digest is not None):
@@ -199,7 +201,7 @@ class Handler:
         seconds = monotonic_seconds() - received_at
         self.telemetry.record_refused(refused, response, inbound=inbound, seconds=seconds, route=route, caller=caller)
 
-    def _serve_models(
+    def _serve(
         self,
         match: RouteMatch,
         authorization: Authorization,
@@ -208,9 +210,16 @@ class Handler:
         *,
         received_at: float,
     ) -> None:
-        """Answers what the caller may use. It is no call: nothing is counted, charged or recorded."""
-        body = models.render(match.route, authorization.plan, match.path)
-        response.send_whole(HTTPStatus.OK, models.FIELDS, body, NO_FIELDS)
+        """Answers what the caller may use, or an OPTIONS that may go no further (RFC 9110 section 7.6.2).
+
+        It is no call: nothing is counted, charged or recorded.
+        """
+        if match.route.serves_models:
+            body = models.render(match.route, authorization.plan, match.path)
+            response.send_whole(HTTPStatus.OK, models.FIELDS, body, NO_FIELDS)
+        else:
+            allow = header_block(f"allow: {self._router.allowed_methods(inbound.raw_path)}\r\n".encode())
+            response.send_whole(HTTPStatus.NO_CONTENT, allow, b"", NO_FIELDS)
         seconds, caller = monotonic_seconds() - received_at, authorization.caller
         self.telemetry.record_served(match.route, caller, response, inbound=inbound, seconds=seconds)
 

@@ -74,17 +74,18 @@ _PROXY_CLAIMS = frozenset(
     )
 )
 _OWN_COOKIE = b"gateway_portal_"
+MAX_HOPS = 1000  # what is more counts as this: no chain of intermediaries is as long
 _PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
 class Passage(Enum):
     """What becomes of a field. A withheld one goes on only to an upstream that allows it by name.
 
-    Cookies go on without those of the portal, which shares the origin with the proxied API.
+    Of a rewritten one goes on what `rewritten` gives.
     """
 
     FORWARDED = "forwarded"
-    COOKIES = "cookies"
+    REWRITTEN = "rewritten"
     WITHHELD = "withheld"
     DROPPED = "dropped"
 
@@ -100,11 +101,33 @@ def passage_of(name: bytes) -> Passage:
         return Passage.DROPPED
     if name in _PROXY_CLAIMS:
         return Passage.WITHHELD
-    return Passage.COOKIES if name == b"cookie" else Passage.FORWARDED
+    return Passage.REWRITTEN if name in (b"cookie", b"max-forwards") else Passage.FORWARDED
 
 
-def without_own_cookies(value: bytes) -> bytes:
-    """The cookies of a field but those of the portal: its sessions are no business of an upstream."""
+def rewritten(name: bytes, value: bytes, method: str) -> bytes:
+    """What goes on of a field that is rewritten; empty where nothing does.
+
+    Cookies go on without those of the portal, which shares the origin with the proxied API: its sessions are no
+    business of an upstream. Max-Forwards is counted down where it counts.
+    """
+    if name == b"cookie":
+        return _without_own_cookies(value)
+    left = hops_left(method, value)
+    return value if left is None else b"%d" % max(0, left - 1)
+
+
+def hops_left(method: str, value: bytes) -> int | None:
+    """How many more intermediaries may forward a request with this Max-Forwards (RFC 9110 section 7.6.2).
+
+    None where nothing limits them. TRACE, which has such a limit too, is never forwarded.
+    """
+    if method != "OPTIONS" or not value.isdigit():
+        return None
+    digits = value.lstrip(b"0")
+    return int(digits or b"0") if len(digits) < 4 else MAX_HOPS
+
+
+def _without_own_cookies(value: bytes) -> bytes:
     if _OWN_COOKIE not in value:
         return value
     kept = [each for each in value.split(b";") if not each.strip().removeprefix(b"__Host-").startswith(_OWN_COOKIE)]

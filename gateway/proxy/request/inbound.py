@@ -24,7 +24,7 @@ from gateway.proxy.request.api_keys import (
 )
 from gateway.proxy.request.client_address import Network, client_address, is_in, peer_address
 from gateway.proxy.request.forms import is_form
-from gateway.proxy.request.forwardable import Passage, passage_of, without_own_cookies
+from gateway.proxy.request.forwardable import Passage, hops_left, passage_of, rewritten
 from gateway.request_ids import is_echoable
 from policies.access.keys import KEY_FIELDS
 
@@ -44,6 +44,7 @@ _READ = frozenset(
         b"expect",
         b"host",
         b"idempotency-key",
+        b"max-forwards",
         b"x-request-id",
         b"x-forwarded-for",
         b"x-forwarded-proto",
@@ -61,7 +62,7 @@ _READ = frozenset(
         b"sec-websocket-version",
     }
 )
-_COOKIES, _DROPPED, _WITHHELD = Passage.COOKIES, Passage.DROPPED, Passage.WITHHELD
+_REWRITTEN, _DROPPED, _WITHHELD = Passage.REWRITTEN, Passage.DROPPED, Passage.WITHHELD
 # W3C Trace Context section 3.2: version 00, a trace and a parent that are not all zeros, flags.
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
@@ -159,6 +160,11 @@ class Inbound(NamedTuple):
     def target(self) -> bytes:
         return self.raw_path + b"?" + self.query if self.query else self.raw_path
 
+    @property
+    def is_at_last_hop(self) -> bool:
+        """Whether the request may not be forwarded, but is to be answered here."""
+        return hops_left(self.method, self.fields.get(b"max-forwards", b"")) == 0
+
     def api_key(self, *, is_websocket_route: bool = False) -> bytes:
         """The key as sent, which the cache then has; raises Refused for none where the route takes it, or several."""
         takes_query = is_websocket_route or self.key_form.is_query_allowed
@@ -195,8 +201,9 @@ def read_request(
             return known
         return Inbound(method, raw_path, query, *known[3:])
     inbound = _read(scope, trusted_proxies, client, query=query, key_form=key_form)
-    # A key among the subprotocols is good for some routes only, so it is looked for in each request.
-    if slot is not None and not inbound.sent_keys.in_subprotocols:
+    # A key among the subprotocols is good for some routes only, and Max-Forwards counts for some methods only, so both
+    # are looked for in each request.
+    if slot is not None and not inbound.sent_keys.in_subprotocols and b"max-forwards" not in inbound.fields:
         slot.value = inbound
     return inbound
 
@@ -226,7 +233,7 @@ class _ClientFields(NamedTuple):
     keys_in_subprotocols: frozenset[bytes]
 
 
-def _sort_fields(headers: Sequence[Header], form: KeyForm) -> _ClientFields:
+def _sort_fields(headers: Sequence[Header], form: KeyForm, *, method: str) -> _ClientFields:
     read: dict[bytes, bytes] = {}
     end_to_end: list[bytes] = []
     withheld: list[Header] = []
@@ -252,7 +259,7 @@ def _sort_fields(headers: Sequence[Header], form: KeyForm) -> _ClientFields:
         if passage is _WITHHELD:
             withheld.append((name, value))
             continue
-        if passage is _COOKIES and not (value := without_own_cookies(value)):
+        if passage is _REWRITTEN and not (value := rewritten(name, value, method)):
             continue
         end_to_end += (name, b": ", value, b"\r\n")
     return _ClientFields(read, header_block(b"".join(end_to_end)), tuple(withheld), key_fields, keys)
@@ -279,7 +286,9 @@ def _read(
     scope: Any, trusted_proxies: Sequence[Network], client: RepeatingClient, *, query: bytes, key_form: KeyForm
 ) -> Inbound:
     query, keys_in_query = take_from_query(query, key_form)
-    fields, end_to_end, withheld, key_fields, keys_in_subprotocols = _sort_fields(scope["headers"], key_form)
+    fields, end_to_end, withheld, key_fields, keys_in_subprotocols = _sort_fields(
+        scope["headers"], key_form, method=scope["method"]
+    )
     sent_keys = sort_keys(key_fields, key_form, in_query=keys_in_query, in_subprotocols=keys_in_subprotocols)
     peer = peer_address(scope["client"][0]) if scope["client"] else ""
     trusted = bool(trusted_proxies) and is_in(peer, trusted_proxies)
