@@ -191,7 +191,7 @@ class PublicProtocol(asyncio.Protocol):
         if exchange.is_started:
             exchange.abort()
             return
-        self._refuse(error, has_body=not exchange.is_head)
+        self._refuse(error, exchange.render_error(error))
         exchange.leave()
 
     # Called by the exchange.
@@ -246,7 +246,7 @@ class PublicProtocol(asyncio.Protocol):
                 request_head.check_unfinished(data[:end], seen, self._gate.limits.max_header_bytes)
             head = request_head.parse(data[:end] if end < len(data) else data, self._last_head)
         except RequestError as error:
-            self._refuse(error, has_body=not data.startswith(b"HEAD "))
+            self._refuse(error, render_error(error, has_body=not data.startswith(b"HEAD ")))
             return
         self._unread = b""
         self._begin(head, data[end:])
@@ -332,10 +332,10 @@ class PublicProtocol(asyncio.Protocol):
 
     # Ending.
 
-    def _refuse(self, error: RequestError, *, has_body: bool = True) -> None:
+    def _refuse(self, error: RequestError, response: bytes | None = None) -> None:
         metrics.REFUSALS.labels(metrics.OTHER, error.code).inc()
         if not self.transport.is_closing():
-            self.transport.write(render_error(error, has_body=has_body))
+            self.transport.write(response or render_error(error))
             self._linger()
 
     def _linger(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from gateway.http.fields import NO_FIELDS, HeaderBlock
 from gateway.http.problems import problem
 from gateway.listener.response_head import date_line
-from gateway.request_ids import uuid7
+from gateway.request_ids import is_echoable, uuid7
 
 
 class RequestError(Exception):
@@ -23,13 +24,19 @@ def bad_request(detail: str) -> RequestError:
     return RequestError("bad_request", detail)
 
 
-def render_error(error: RequestError, *, has_body: bool = True) -> bytes:
-    """The whole response as bytes; without its body for HEAD."""
-    request_id = uuid7()
+def render_error(
+    error: RequestError, fields: HeaderBlock = NO_FIELDS, *, has_body: bool = True, sent_id: bytes = b""
+) -> bytes:
+    """The whole response as bytes, with these fields besides its own; without its body for HEAD.
+
+    `sent_id` is the X-Request-Id that the client has sent, which is echoed as the application would echo it.
+    """
+    request_id = sent_id.decode() if is_echoable(sent_id) else uuid7()
     document = problem(error.code, error.detail, request_id=request_id, extras=error.extras)
     parts = [f"HTTP/1.1 {document.status} {HTTPStatus(document.status).phrase}\r\n".encode()]
     parts += [b"%b: %b\r\n" % field for field in document.headers]
-    parts += (b"x-request-id: ", request_id.encode(), b"\r\n", date_line(), b"\r\nconnection: close\r\n\r\n")
+    parts += (b"x-request-id: ", request_id.encode(), b"\r\n", fields)
+    parts += (date_line(), b"\r\nconnection: close\r\n\r\n")
     if has_body:
         parts.append(document.body)
     return b"".join(parts)

@@ -13,6 +13,7 @@ from gateway.http.fields import NO_FIELDS, Header, HeaderBlock
 from gateway.http.framing import BODILESS_STATUSES, Framing
 from gateway.http.tunnel import Wire
 from gateway.listener.ending import BEGINNING, LEADING_ZERO, cut
+from gateway.listener.error_response import RequestError, render_error
 from gateway.listener.request_head import RequestHead
 from gateway.listener.response_head import render, render_switch, render_whole
 
@@ -147,6 +148,11 @@ class Exchange:
         self.is_disconnected = True
         self._wake()
         cut(self._connection.transport, hard=self._framing is Framing.UNTIL_CLOSE)
+
+    def render_error(self, error: RequestError) -> bytes:
+        """The response to a request that the application will not answer."""
+        sent_id = dict(self.head.headers).get(b"x-request-id", b"")
+        return render_error(error, self.added_fields, has_body=not self.is_head, sent_id=sent_id)
 
     def upgrade(self, protocol: bytes, headers: Iterable[Header]) -> Wire:
         """Responds with 101, without ASGI, and gives the connection, to be taken over at once."""

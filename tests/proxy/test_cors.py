@@ -22,7 +22,7 @@ from gateway import metrics
 from gateway.runtime.public_listener import PublicListener
 from gateway.runtime.roles import public_server
 from tests.proxy.conftest import Configure, Serve
-from tests.proxy.data_plane import DataPlane
+from tests.proxy.data_plane import DataPlane, RawConnection
 
 APP, PACKAGED, STRANGER = "https://app.example.com", "capacitor://localhost", "https://app.example.com.evil.test"
 FIELDS_OF_CALLS = {
@@ -166,6 +166,19 @@ async def test_page_reads_refusals_failures_and_replays(browser: httpx.AsyncClie
     assert [each.status_code for each in answers] == [401, 402, 404, 200, 200, 200, 429]
     assert all(is_readable(each, APP) for each in answers)
     assert answers[4].headers["idempotency-replayed"] == "true"
+
+
+async def test_page_reads_why_its_upload_was_broken_off(browser: httpx.AsyncClient, plane: DataPlane) -> None:
+    account = await plane.create_account()
+    reader, writer = await asyncio.open_connection(browser.base_url.host, browser.base_url.port)
+    client = RawConnection(reader, writer)
+    fields = f"origin: {APP}", "expect: 100-continue", "transfer-encoding: chunked"
+    await client.request(account, "POST /v1/plain", *fields)
+    assert (await client.read_head())[0] == 100
+    await client.send(b"no size\r\n")
+    status, answered = await client.read_head()
+    client.disconnect()
+    assert (status, answered["access-control-allow-origin"], answered["vary"]) == (400, APP, "origin")
 
 
 async def test_response_to_no_origin_varies_by_origin(browser: httpx.AsyncClient, plane: DataPlane) -> None:

@@ -146,3 +146,17 @@ async def test_field_with_control_characters_is_refused_and_holds_nothing(data_p
         head = b"GET /v1/things/1 HTTP/1.1\r\nhost: x\r\nx-odd: %b\r\nx-api-key: %b\r\n\r\n"
         await client.send(head % (value, account.key.encode()))
         assert (await client.read_head())[0] == 400
+
+
+async def test_upload_that_is_broken_off_is_answered_under_the_id_of_its_client(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account()
+    async with data_plane.connect() as client:
+        fields = "x-request-id: mine-1", "expect: 100-continue", "transfer-encoding: chunked"
+        await client.request(account, "POST /v1/things/1", *fields)
+        assert (await client.read_head())[0] == 100
+        await client.send(b"no size\r\n")
+        status, answered = await client.read_head()
+    assert (status, answered["x-request-id"]) == (400, "mine-1")
+    await data_plane.settled_state(account)
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["client_request_id"], row["credits_charged"]) == ("client_aborted", "mine-1", 0)
