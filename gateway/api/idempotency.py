@@ -78,6 +78,8 @@ class IdempotencyMiddleware:
             return
         try:
             body = await _read_body(receive)
+            if body is None:
+                return
             await self._serve(_KeyedRequest(scope, body, key, _claim(scope, body, key)), send)
         except HTTPException:
             refusal = error_responses.TOO_LARGE
@@ -221,12 +223,15 @@ async def _store(
     )
 
 
-async def _read_body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body; None where the client has left before it was, and what has come says something else."""
     body, more = b"", True
     while more:
         message = await receive()
+        if message["type"] != "http.request":
+            return None
         body += message.get("body", b"")
-        more = message["type"] == "http.request" and message.get("more_body", False)
+        more = message.get("more_body", False)
     return body
 
 

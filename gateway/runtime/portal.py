@@ -24,6 +24,7 @@ from gateway.http.fields import HeaderBlock, header_block
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.http.problems import Problem, problem
 from gateway.paced_subjects import PacedSubjects
+from gateway.proxy.request.body import ClientDisconnected
 from gateway.proxy.request.inbound import Inbound, Network, read_request
 from gateway.request_ids import uuid7
 from gateway.upstream.balancer import Upstream
@@ -81,7 +82,10 @@ class PortalForwarder:
             detail = "This address asks for pages too often; try again in a second."
             await self._refuse("rate_limited", detail, scope, extras={"retry_after": 1}).send(send)
             return
-        body = await _read_body(receive) if inbound.content_length != 0 else b""
+        try:
+            body = await _read_body(receive) if inbound.content_length != 0 else b""
+        except ClientDisconnected:
+            return
         if body is None:
             await self._refuse("payload_too_large", "The form is too large.", scope).send(send)
             return
@@ -205,10 +209,12 @@ async def portal_pages(config: Config, routes: Mapping[str, Route], *, public_ur
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """None for one that is too large."""
+    """None for one that is too large. Raises ClientDisconnected where the client leaves before it is whole."""
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnected
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
             return None

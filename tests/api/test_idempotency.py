@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from gateway.api.key_factory import DeterministicSecrets
 from gateway.ledger.db.session import Database
-from tests.api.conftest import AdminApi, admin_app, client_of
+from tests.api.conftest import TOKEN, AdminApi, admin_app, client_of
 
 
 async def post(admin_api: AdminApi, path: str, body: dict[str, Any], key: str, **headers: str) -> httpx.Response:
@@ -86,6 +86,32 @@ async def test_idempotency_keys_of_two_callers_are_separate(admin_api: AdminApi)
         response = await other.post("/admin/v1/users", json=wanted, headers={"idempotency-key": key})
     assert response.status_code == 409
     assert response.json()["code"] == "conflict"
+
+
+async def test_request_whose_body_breaks_off_changes_nothing_and_leaves_its_idempotency_key_free(
+    admin_api: AdminApi,
+) -> None:
+    """All of this body is optional: the rest of it, or none, is another request."""
+    user, key = await admin_api.create_user(), uuid4().hex
+    made = await admin_api.post("/keys", {"user_id": user["id"]}, status=201)
+    path, wanted = f"/keys/{made['id']}/rotate", {"grace_seconds": 3600}
+    messages = [{"type": "http.request", "body": b" ", "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    fields = {"host": "admin", "authorization": f"Bearer {TOKEN}", "idempotency-key": key, "content-length": "23"}
+    scope: dict[str, Any] = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "state": {}}
+    scope |= {"path": f"/admin/v1{path}", "raw_path": b"", "query_string": b"", "root_path": "", "client": ("::1", 1)}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in fields.items()]
+    await admin_api.app(scope, receive, send)
+    assert sent == []
+    assert [each["status"] for each in (await admin_api.get("/keys", user_id=user["id"]))["data"]] == ["active"]
+    assert (await post(admin_api, path, wanted, key)).status_code == 201
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, '"', "é"])

@@ -6,13 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from gateway.paced_subjects import PacedSubjects
@@ -113,6 +114,30 @@ async def test_a_body_that_is_too_large_goes_no_further(forwarder: PortalForward
     async with browser(forwarder) as client:
         response = await client.post("/portal", content=b"x" * (MAX_BODY_BYTES + 1))
     assert response.status_code == 413
+
+
+async def test_a_form_that_breaks_off_goes_no_further(forwarder: PortalForwarder) -> None:
+    """`amount=1000` would be another amount where its last digits are missing."""
+    first: Message = {"type": "http.request", "body": b"amount=10", "more_body": True}
+    messages: list[Message] = [first, {"type": "http.disconnect"}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "scheme": "http",
+        "http_version": "1.1",
+        "client": ("::1", 1),
+    }
+    scope |= {"raw_path": b"/portal/a", "query_string": b"", "headers": [(b"content-length", b"11")]}
+    await forwarder(scope | {"extensions": {}}, receive, send)
+    assert sent == []
 
 
 async def test_an_address_that_asks_for_page_after_page_leaves_the_workers_their_time(
