@@ -265,8 +265,23 @@ def render_request_fields(
                 end_to_end = _without(end_to_end, name)
         cache.request_block = HeaderBlock(end_to_end + identity_block + destination.header_block)
         cache.has_host = has_host(cache.request_block)
+        if not _GENERATED.isdisjoint(destination.header_names):
+            cache.destination = None  # what the gateway generates differs with each request
+            generated: bytes = inbound.forwarded_headers + tracing_block(inbound, request_id)
+            for name in destination.header_names:
+                generated = _without(generated, name)
+            return HeaderBlock(cache.request_block + generated)
         cache.identity_block, cache.destination = identity_block, destination
     return HeaderBlock(cache.request_block + inbound.forwarded_headers + tracing_block(inbound, request_id))
+
+
+# What the gateway says of each request, unless the configuration says it.
+_GENERATED = frozenset(
+    (
+        *(b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"via"),
+        *(b"x-request-id", b"traceparent", b"tracestate"),
+    )
+)
 
 
 def _without_length(headers: Sequence[Header]) -> list[Header]:
