@@ -60,8 +60,10 @@ class Charge(NamedTuple):
     flags: tuple[Flag, ...] = ()
 
 
-def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Count | None) -> Charge:
-    """The charge of a call with a plain price.
+def charge(
+    route: Route, price: Price, ending: Ending, *, held: int, units: Count | None, asked_units: int | None = None
+) -> Charge:
+    """The charge of a call with a plain price; `asked_units` are those that its request counts.
 
     A client that left pays what its call cost, or at least the hold where that could not be learned, and nothing if the
     upstream neither had the whole request nor began to answer.
@@ -75,7 +77,9 @@ def charge(route: Route, price: Price, ending: Ending, *, held: int, units: Coun
         return _of_units(price, units, source) if is_charged and units is not None else Charge(0, source)
     if not _is_due(route, ending):
         return Charge(0, source)
-    if price.is_known_at_admission or units is None or ending.status is None:
+    if price.is_known_at_admission:
+        return _of_request(price, held, asked_units)
+    if units is None or ending.status is None:
         return Charge(held, source)
     found = _of_units(price, units, source)
     if ending.outcome is Outcome.CLIENT_ABORTED and not ending.is_complete and found.credits < held:
@@ -89,17 +93,34 @@ def _of_units(price: Price, units: Count, source: UsageSource) -> Charge:
 
 
 def charge_fixed(
-    route: Route, outcome: Outcome, status: int | None, *, held: int, reported_credits: int | None, was_sent: bool
+    route: Route,
+    price: Price,
+    outcome: Outcome,
+    status: int | None,
+    *,
+    held: int,
+    reported_credits: int | None,
+    was_sent: bool,
+    asked_units: int | None = None,
 ) -> Charge:
     """As `charge`, of a call with a fixed price, of which there are most: the hold, or nothing."""
     is_asked = reported_credits is not None and route.charge_broken and outcome is not Outcome.ABANDONED
     if outcome in _UNCHARGED and not is_asked:
         return UNCHARGED
     if reported_credits is not None:
-        return _reported(reported_credits, route.price.maximum, UsageSource.NONE)
+        return _reported(reported_credits, price.maximum, UsageSource.NONE)
     if status is None:
-        return _plain(held) if outcome is Outcome.CLIENT_ABORTED and was_sent else UNCHARGED
-    return _plain(held) if status in charged_statuses(route.charge_on) else UNCHARGED
+        is_due = outcome is Outcome.CLIENT_ABORTED and was_sent
+    else:
+        is_due = status in charged_statuses(route.charge_on)
+    return _of_request(price, held, asked_units) if is_due else UNCHARGED
+
+
+def _of_request(price: Price, held: int, units: int | None) -> Charge:
+    """The hold, which is the price of what the request asks for, flagged where the maximum of the price cuts it."""
+    if price.maximum is not None and uncapped_cost(price, 1 if units is None else units) > price.maximum:
+        return Charge(held, flags=(Flag.MAXIMUM_REACHED,))
+    return _plain(held)
 
 
 _plain = lru_cache(maxsize=1024)(Charge)  # most calls are charged one of few prices

@@ -226,9 +226,16 @@ class ActiveCall:
     def _charge(self, outcome: Outcome, status: int | None, reading: ResponseReading) -> Charge:
         price, quote, reported = self.route.price, self.admitted_call.quote, self.reported.credits
         was_sent = status is not None or self._was_sent()
-        if price.is_fixed:
+        if isinstance(price, Price) and price.is_fixed:
             return charge_fixed(
-                self.route, outcome, status, held=quote.hold, reported_credits=reported, was_sent=was_sent
+                self.route,
+                price,
+                outcome,
+                status,
+                held=quote.hold,
+                reported_credits=reported,
+                was_sent=was_sent,
+                asked_units=quote.units,
             )
         usage, text_bytes, is_complete, model_price = (
             reading.usage,
@@ -249,7 +256,8 @@ class ActiveCall:
         is_whole = self.is_complete or reading.units is None
         ending = Ending(outcome, status, reported, was_sent, reading.is_error, is_whole)
         if not isinstance(price, PriceList):
-            return charge(self.route, price, ending, held=quote.hold, units=self._units_used(price, reading.units))
+            units = self._units_used(price, reading.units)
+            return charge(self.route, price, ending, held=quote.hold, units=units, asked_units=quote.units)
         if quote.model_price is None:
             return charge_free(self.route, price, ending)
         cost_usd = self.reported.cost_usd

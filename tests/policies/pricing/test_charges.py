@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
@@ -96,7 +97,9 @@ def test_charge_of_a_fixed_price_is_that_of_a_plain_one(outcome: Outcome, unit: 
     route = _route(PRICES[unit])
     for status, reported, was_sent in itertools.product((None, 101, 200, 404, 500), (None, 0, REPORTED), (True, False)):
         expected = charge(route, PRICES[unit], Ending(outcome, status, reported, was_sent), held=HELD, units=None)
-        found = charge_fixed(route, outcome, status, held=HELD, reported_credits=reported, was_sent=was_sent)
+        found = charge_fixed(
+            route, PRICES[unit], outcome, status, held=HELD, reported_credits=reported, was_sent=was_sent
+        )
         assert found == expected, (status, reported, was_sent)
 
 
@@ -238,9 +241,20 @@ def test_charge_below_the_ceiling_of_a_plan_is_not_flagged_although_its_hold_was
 
 def test_charge_of_a_fixed_price_that_the_upstream_asks_for_is_cut_and_flagged() -> None:
     price = Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/p",), maximum=100)
-    found = charge_fixed(_route(price), O.SUCCEEDED, 200, held=3, reported_credits=500, was_sent=True)
+    found = charge_fixed(_route(price), price, O.SUCCEEDED, 200, held=3, reported_credits=500, was_sent=True)
     assert (found.credits, found.flags) == (100, (Flag.MAXIMUM_REACHED,))
     assert found == charge(_route(price), price, Ending(O.SUCCEEDED, 200, 500), held=3, units=None)
+
+
+@pytest.mark.parametrize(("units", "flags"), [(100, ()), (101, (Flag.MAXIMUM_REACHED,))])
+def test_charge_of_what_the_request_counts_is_flagged_above_the_maximum(units: int, flags: tuple[Flag, ...]) -> None:
+    fixed = Price(ONE, PriceUnit.ITEM, source=CountSource.REQUEST, pointers=("/p",), maximum=100)
+    for price in (fixed, replace(fixed, error_pointer="/error")):
+        found = charge(_route(price), price, Ending(O.SUCCEEDED, 200), held=100, units=None, asked_units=units)
+        assert (found.credits, found.flags) == (100, flags)
+    fixed_charge = partial(charge_fixed, _route(fixed), fixed, held=100, reported_credits=None, was_sent=True)
+    assert fixed_charge(O.SUCCEEDED, 200, asked_units=units).flags == flags
+    assert fixed_charge(O.CLIENT_ABORTED, None, asked_units=units).flags == flags
 
 
 @pytest.mark.parametrize(("units", "is_complete", "credits"), [(3, True, 3), (3, False, 9), (12, False, 12)])
@@ -273,7 +287,7 @@ def test_charge_of_a_broken_call_is_what_the_upstream_asks_where_the_route_says_
 ) -> None:
     price = Price(ONE)
     route = replace(_route(price), charge_broken=is_charged)
-    found = charge_fixed(route, O.UPSTREAM_INVALID, 200, held=9, reported_credits=7, was_sent=True)
+    found = charge_fixed(route, price, O.UPSTREAM_INVALID, 200, held=9, reported_credits=7, was_sent=True)
     assert found.credits == credits
     assert charge(route, price, Ending(O.UPSTREAM_INVALID, 200, 7), held=9, units=None).credits == credits
 

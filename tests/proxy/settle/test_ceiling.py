@@ -93,6 +93,18 @@ async def test_charge_that_the_price_cuts_is_counted(data_plane: DataPlane) -> N
     assert cut("openai", "price") == before + 1
 
 
+@pytest.mark.parametrize(("products", "charged", "flags"), [(40, 40, None), (41, 40, ["maximum_reached"])])
+async def test_charge_that_the_price_cuts_by_the_request_is_flagged_and_counted(
+    data_plane: DataPlane, products: int, charged: int, flags: list[str] | None
+) -> None:
+    account = await data_plane.create_account(credits=100)
+    before = cut("batch", "price")
+    response = await data_plane.post(account, "/v1/batch", json.dumps({"products": products}).encode())
+    assert response.headers["x-credits-charged"] == str(charged)
+    assert (await data_plane.usage_row(account))["metadata"].get("flags") == flags
+    assert cut("batch", "price") == before + (flags is not None)
+
+
 async def test_charge_of_any_price_fits_the_books(data_plane: DataPlane) -> None:
     """A price of a thousand credits a token, and all tokens that are believed."""
     account = await data_plane.create_account(credits=2000)
