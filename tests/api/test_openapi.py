@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,13 @@ async def test_document_examples_are_accepted(admin_api: AdminApi, document: dic
 
 async def test_document_tells_that_posts_can_be_repeated(document: dict[str, Any]) -> None:
     assert "Every POST takes an `Idempotency-Key` header" in document["info"]["description"]
+
+
+async def test_each_list_takes_limit_and_cursor(document: dict[str, Any]) -> None:
+    lists = {path: result for _, path, result in operations(document) if 'Page"' in json.dumps(result["responses"])}
+    ranked = "/admin/v1/search"  # the best hits, not a list that goes on
+    for path in lists.keys() - {ranked}:
+        assert {"limit", "cursor"} <= {each["name"] for each in lists[path]["parameters"]}, path
 
 
 async def test_docs_page_loads_nothing_from_elsewhere(admin_api: AdminApi) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.ledger.db.rows import CURSOR, Page
+from gateway.ledger.db.rows import CURSOR, Page, decode_cursor, encode_cursor
 
 T = TypeVar("T")
 Row = TypeVar("Row")
@@ -40,11 +40,22 @@ class ResponseModel(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
+Limit = Annotated[int, Field(ge=1, le=500, description="How many at most.")]
+Cursor = Annotated[str | None, Field(pattern=CURSOR, description="`next_cursor` of the page before.")]
+
+
 class PageQuery(RequestModel):
     """How many rows of a list, and from which cursor on."""
 
-    limit: Annotated[int, Field(ge=1, le=500, description="How many at most.")] = 50
-    cursor: Annotated[str | None, Field(pattern=CURSOR, description="`next_cursor` of the page before.")] = None
+    limit: Limit = 50
+    cursor: Cursor = None
+
+
+class ShortListQuery(RequestModel):
+    """As PageQuery, of a list that is one page where no limit is given."""
+
+    limit: Annotated[int | None, Field(ge=1, le=500, description="How many at most; all where left out.")] = None
+    cursor: Cursor = None
 
 
 class PageModel(BaseModel, Generic[T]):
@@ -61,6 +72,13 @@ class PageModel(BaseModel, Generic[T]):
 
 def page_of(page: Page[Row], render: Callable[[Row], T]) -> PageModel[T]:
     return PageModel(data=[render(row) for row in page.data], next_cursor=page.next_cursor)
+
+
+def page_of_all(rows: Sequence[T], query: ShortListQuery) -> PageModel[T]:
+    """The page of a list that was read as a whole; its cursor counts the rows before."""
+    first = 0 if query.cursor is None else decode_cursor(query.cursor)
+    end = len(rows) if query.limit is None else first + query.limit
+    return PageModel(data=list(rows[first:end]), next_cursor=encode_cursor(end) if end < len(rows) else None)
 
 
 def unset() -> Any:

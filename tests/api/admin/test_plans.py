@@ -37,6 +37,20 @@ async def test_plan_reads_as_created(admin_api: AdminApi) -> None:
     assert made in (await admin_api.get("/plans"))["data"]
 
 
+@pytest.mark.parametrize("path", ["/plans", "/permissions", "/prices"])
+async def test_catalogue_list_is_paged_where_a_limit_is_given(admin_api: AdminApi, path: str) -> None:
+    for _ in range(2):
+        await admin_api.post("/plans", {"name": uuid4().hex, "price": "1"}, status=201)
+        await admin_api.post("/permissions", {"name": f"p{uuid4().hex}"}, status=201)
+    whole = await admin_api.get(path)
+    assert whole["next_cursor"] is None
+    first = await admin_api.get(path, limit=1)
+    assert first["data"] == whole["data"][:1]
+    rest = await admin_api.get(path, limit=500, cursor=first["next_cursor"])
+    assert (rest["data"], rest["next_cursor"]) == (whole["data"][1:], None)
+    await admin_api.call("GET", path, status=422, params={"limit": 0})
+
+
 async def test_price_stays_exact_as_text_and_as_number(admin_api: AdminApi) -> None:
     for written, shown in (
         ("0.10", "0.10"),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import Field
 
 from gateway.api.admin.background_runs import Run, Runs
@@ -14,7 +14,7 @@ from gateway.api.admin.billing.webhook_events import replay_webhook_event
 from gateway.api.admin.dependencies import ActorDep, DependenciesDep
 from gateway.api.checkout import CheckoutService, CheckoutServiceDep, ProviderName
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.pages import PageModel, RequestModel
+from gateway.api.schemas.pages import PageModel, RequestModel, ShortListQuery, page_of_all
 from gateway.api.unit_of_work import UnitOfWork
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.payments import webhook_events
@@ -65,8 +65,8 @@ async def begin_replay(
 
 
 @router.get("", summary="List the last replays of this process")
-async def list_replays(runs: RunsDep) -> PageModel[ReplayRun]:
-    return PageModel[ReplayRun](data=runs.newest_first(), next_cursor=None)
+async def list_replays(query: Annotated[ShortListQuery, Query()], runs: RunsDep) -> PageModel[ReplayRun]:
+    return page_of_all(runs.newest_first(), query)
 
 
 @router.get("/{run_id}", summary="See how far a replay is", responses=UNKNOWN)

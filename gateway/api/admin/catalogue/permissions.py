@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,7 +16,15 @@ from gateway.api.admin.dependencies import DependenciesDep, UnitOfWorkDep
 from gateway.api.errors import Conflict
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Line, Text, Word
-from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, ResponseModel, unset
+from gateway.api.schemas.pages import (
+    PageModel,
+    PatchModel,
+    RequestModel,
+    ResponseModel,
+    ShortListQuery,
+    page_of_all,
+    unset,
+)
 from gateway.ledger.catalogue import permissions, plans
 from gateway.ledger.db.errors import NotFound
 from policies.model import Route
@@ -41,11 +50,13 @@ class PermissionPatch(PatchModel):
 
 
 @router.get("/permissions", summary="List permissions")
-async def list_permissions(unit_of_work: UnitOfWorkDep) -> PageModel[Permission]:
-    """All of them, by name."""
+async def list_permissions(
+    query: Annotated[ShortListQuery, Query()], unit_of_work: UnitOfWorkDep
+) -> PageModel[Permission]:
+    """By name."""
     async with unit_of_work.read() as connection:
         rows = await plans.list_permissions(connection)
-    return PageModel(data=[Permission.model_validate(permission) for permission in rows], next_cursor=None)
+    return page_of_all([Permission.model_validate(permission) for permission in rows], query)
 
 
 @router.post("/permissions", status_code=201, summary="Create a permission", responses=CONFLICTS)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,7 +38,15 @@ from gateway.api.schemas.fields import (
     TrialDays,
     Word,
 )
-from gateway.api.schemas.pages import PageModel, PatchModel, RequestModel, ResponseModel, unset
+from gateway.api.schemas.pages import (
+    PageModel,
+    PatchModel,
+    RequestModel,
+    ResponseModel,
+    ShortListQuery,
+    page_of_all,
+    unset,
+)
 from gateway.ledger.catalogue import plan_migration, plans
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_catalogue
@@ -225,10 +233,10 @@ class PlanMigration(ResponseModel):
 
 
 @router.get("", summary="List plans")
-async def list_plans(unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
-    """All of them, by `sort_order`, then price."""
+async def list_plans(query: Annotated[ShortListQuery, Query()], unit_of_work: UnitOfWorkDep) -> PageModel[Plan]:
+    """By `sort_order`, then price."""
     async with unit_of_work.read() as connection:
-        return PageModel(data=[plan_model(plan) for plan in await plans.list_plans(connection)], next_cursor=None)
+        return page_of_all([plan_model(plan) for plan in await plans.list_plans(connection)], query)
 
 
 @router.post("", status_code=201, summary="Create a plan", responses=UNKNOWN | CONFLICTS)

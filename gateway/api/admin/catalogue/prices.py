@@ -13,7 +13,7 @@ from gateway.api.errors import Invalid
 from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.billing_records import ShownAs
 from gateway.api.schemas.fields import Count, Line, Word
-from gateway.api.schemas.pages import PageModel, RequestModel, ResponseModel
+from gateway.api.schemas.pages import PageModel, RequestModel, ResponseModel, ShortListQuery, page_of_all
 from gateway.ledger.db.errors import NotFound
 from policies.billing.money import margin, plain
 from policies.model import Route
@@ -51,15 +51,15 @@ class PriceAnswer(ResponseModel):
     margin_usd: Decimal | None = Field(description="The credits as money, less the cost.")
 
 
-class PricesQuery(RequestModel):
+class PricesQuery(ShortListQuery):
     endpoint: Line | None = Field(default=None, description="Only this route's.")
 
 
 @router.get("", summary="List prices")
 async def list_prices(query: Annotated[PricesQuery, Query()], dependencies: DependenciesDep) -> PageModel[RoutePrice]:
-    """All of them on one page, in the order of the routes."""
+    """In the order of the routes."""
     routes = [route for route in dependencies.routes.values() if query.endpoint in (None, route.name)]
-    return PageModel[RoutePrice](data=[row for route in routes for row in _rows(route)], next_cursor=None)
+    return page_of_all([row for route in routes for row in _rows(route)], query)
 
 
 @router.post("/quote", summary="What a call would cost, whoever makes it", responses=UNKNOWN)

@@ -7,14 +7,14 @@ from contextlib import aclosing
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import Field
 
 from gateway.api.admin.background_runs import Run, Runs
 from gateway.api.admin.dependencies import ActorDep, DependenciesDep, ReconciledPage
 from gateway.api.admin.records.reconcile import MAX_SHOWN, ReconcileReport, ReconcileRequest, add_page
 from gateway.api.openapi import CONFLICTS, UNKNOWN
-from gateway.api.schemas.pages import PageModel
+from gateway.api.schemas.pages import PageModel, ShortListQuery, page_of_all
 
 router = APIRouter(prefix="/reconcile/runs", tags=["reconcile"])
 
@@ -63,8 +63,8 @@ async def begin_run(
 
 
 @router.get("", summary="List the last reconciliations of this process")
-async def list_runs(runs: RunsDep) -> PageModel[ReconcileRun]:
-    return PageModel[ReconcileRun](data=runs.newest_first(), next_cursor=None)
+async def list_runs(query: Annotated[ShortListQuery, Query()], runs: RunsDep) -> PageModel[ReconcileRun]:
+    return page_of_all(runs.newest_first(), query)
 
 
 @router.get("/{run_id}", summary="See how far a reconciliation is", responses=UNKNOWN)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import Field
 from starlette.responses import FileResponse
 
@@ -20,7 +20,7 @@ from gateway.api.admin.records.usage import ROW_COLUMNS
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.fields import Instant, Line
-from gateway.api.schemas.pages import PageModel, RequestModel
+from gateway.api.schemas.pages import PageModel, RequestModel, ShortListQuery, page_of_all
 from gateway.api.unit_of_work import UnitOfWork
 from gateway.clock import now
 from gateway.csv_rows import CsvWriter
@@ -161,8 +161,8 @@ async def begin_export(
 
 
 @router.get("", summary="List the last exports of this process")
-async def list_exports(exports: ExportsDep) -> PageModel[UsageExport]:
-    return PageModel[UsageExport](data=exports.runs.newest_first(), next_cursor=None)
+async def list_exports(query: Annotated[ShortListQuery, Query()], exports: ExportsDep) -> PageModel[UsageExport]:
+    return page_of_all(exports.runs.newest_first(), query)
 
 
 @router.get("/{run_id}", summary="See how far an export is", responses=UNKNOWN)
