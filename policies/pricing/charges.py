@@ -113,7 +113,9 @@ def charge_fixed(
         is_due = outcome is Outcome.CLIENT_ABORTED and was_sent
     else:
         is_due = status in charged_statuses(route.charge_on)
-    return _of_request(price, held, asked_units) if is_due else UNCHARGED
+    if not is_due:
+        return UNCHARGED
+    return _plain(held) if price.maximum is None else _of_request(price, held, asked_units)
 
 
 def _of_request(price: Price, held: int, units: int | None) -> Charge:
