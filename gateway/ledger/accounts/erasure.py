@@ -24,13 +24,14 @@ PERSONAL_COLUMNS = ("client_ip", "client_request_id")
 
 
 async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
-    """Empties the user, revokes its keys and tokens, and ends its subscription at once.
+    """Empties the user, revokes its keys and tokens, forgets its card, and ends its subscription at once.
 
     A subscription that a provider bills stays until the provider has ended it, which it is told to. Another is invoiced
     to the end, in the name of the buyer; issued invoices keep theirs. The operator's system gets a notification with
     the id alone. Raises NotFound for an unknown or deleted user.
     """
     buyer = None if await users.get(connection, user_id) is None else await invoices.get_buyer(connection, user_id)
+    await connection.execute(_TURN_OFF_TOP_UPS, {"user_id": user_id})  # first, as a top-up locks them before the user
     await users.delete(connection, user_id)
     await login_sessions.delete_for_user(connection, user_id)
     await one_time_tokens.delete_for_user(connection, user_id)
@@ -66,6 +67,11 @@ async def mark_dropped_usage(connection: AsyncConnection, month: date) -> None:
 
 
 _RECENTLY_DELETED = "SELECT id FROM users WHERE deleted_at > now() - interval '7 days'"
+_TURN_OFF_TOP_UPS = text("""
+    UPDATE top_up_settings SET status = 'off', payment_method_id = NULL, payment_method = NULL,
+           setup_checkout_id = NULL, stopped_reason = NULL, stopped_at = NULL, updated_at = now()
+     WHERE user_id = :user_id
+""")
 _ERASE_USAGE = text(f"""
     UPDATE usage_tracking t SET {", ".join(f"{each} = NULL" for each in PERSONAL_COLUMNS)}
       FROM (SELECT request_id, created_at FROM usage_tracking

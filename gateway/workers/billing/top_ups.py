@@ -13,6 +13,7 @@ import structlog
 
 from gateway.clock import now
 from gateway.config.plans import Pack
+from gateway.ledger.accounts import users
 from gateway.ledger.db.session import Database
 from gateway.ledger.payments import provider_customers, top_ups
 from gateway.ledger.payments.provider_updates import apply_update, fetch_update
@@ -20,10 +21,12 @@ from gateway.ledger.payments.top_ups import Offered, TopUp
 from gateway.payments.provider import CardProvider, ProviderRefused, ProviderUnavailable, SavedCharge
 from policies.billing.payments import PaymentStatus, Snapshot
 from policies.billing.top_ups import ASKED_AGAIN_FOR, TopUpStatus
+from policies.model import AccountStatus
 
 BATCH = 20
 NO_ANSWER = "the payment provider did not answer for too long"
 FAILED = "the payment failed"
+NOT_ACTIVE = "the account is suspended"
 
 log = structlog.get_logger(__name__)
 
@@ -79,28 +82,31 @@ class TopUpWorker:
 
     async def _outcome(self, top_up: TopUp) -> Snapshot:
         """What the provider has of it. Raises ProviderRefused where it failed, ProviderUnavailable."""
-        charge, may_charge = await self._charge_of(top_up)
+        charge, objection = await self._charge_of(top_up)
         if charge is None:
             raise ProviderRefused("the provider has no such customer any more")
         found = Snapshot()
-        if top_up.attempts > 1 or not may_charge:
+        if top_up.attempts > 1 or objection is not None:
             found = await self._provider.find_charge(charge)
         if not found.payments:
-            if not may_charge:
-                raise ProviderRefused(NO_ANSWER)
+            if objection is not None:
+                raise ProviderRefused(objection)
             found = await self._provider.charge_saved(charge)
         for payment in found.payments:
             if payment.status is PaymentStatus.FAILED:
                 raise ProviderRefused(payment.error or FAILED)
         return found
 
-    async def _charge_of(self, top_up: TopUp) -> tuple[SavedCharge | None, bool]:
-        """The request, and whether it may still be made: the customer wants it by this card, and it is not too old."""
+    async def _charge_of(self, top_up: TopUp) -> tuple[SavedCharge | None, str | None]:
+        """The request, and why it may not be made any more; None: the customer wants it by this card, and may have it,
+        and it is not too old."""
         async with self._database.read() as connection:
+            user = await users.get(connection, top_up.user_id)
             settings = await top_ups.get_settings(connection, top_up.user_id)
             customer_id = await provider_customers.find(connection, top_up.user_id, provider=self._provider.name)
         if customer_id is None:
-            return None, False
+            return None, NO_ANSWER
+        is_active = user is not None and user.status is AccountStatus.ACTIVE
         is_wanted = settings is not None and settings.status is TopUpStatus.ON
         is_same_card = settings is not None and settings.payment_method_id == top_up.payment_method_id
         is_young = now() - top_up.created_at < ASKED_AGAIN_FOR
@@ -113,4 +119,6 @@ class TopUpWorker:
             description="Credits, topped up automatically",
             begun_at=top_up.created_at,
         )
-        return charge, is_wanted and is_same_card and is_young
+        if not is_active:
+            return charge, NOT_ACTIVE
+        return charge, None if is_wanted and is_same_card and is_young else NO_ANSWER

@@ -12,6 +12,9 @@ from random import Random
 import pytest
 from sqlalchemy import text
 
+from gateway.clock import now
+from gateway.ledger.accounts import erasure, users
+from gateway.ledger.payments import top_ups
 from gateway.payments.stripe.adapter import Stripe
 from gateway.payments.stripe.sessions import CheckoutOptions
 from gateway.workers.billing.top_ups import TopUpWorker
@@ -185,6 +188,28 @@ async def test_suspended_account_is_not_charged(ada: Topped) -> None:
         await connection.execute(text("UPDATE users SET status = 'suspended' WHERE id = :id"), {"id": ada.user.id})
     await ada.run(2)
     assert not ada.world.list_all("payment_intent")
+
+
+@pytest.mark.parametrize("deed", ["delete", "suspend"])
+async def test_payment_under_way_is_not_made_once_the_account_is_deleted_or_suspended(ada: Topped, deed: str) -> None:
+    ada.world.faults.plan = iter(["before"])
+    await ada.run()
+    async with ada.stack.database.transaction() as connection:
+        if deed == "delete":
+            await erasure.erase(connection, ada.user.id, now=now())
+        else:
+            await users.suspend(connection, ada.user.id)
+    await ada.run(3)
+    assert (await ada.charged(), ada.world.list_all("payment_intent")) == ([], [])
+
+
+async def test_erasure_forgets_the_card(ada: Topped) -> None:
+    async with ada.stack.database.transaction() as connection:
+        await erasure.erase(connection, ada.user.id, now=now())
+        settings = await top_ups.get_settings(connection, ada.user.id)
+    assert settings is not None
+    assert (settings.status, settings.payment_method_id, settings.payment_method) == ("off", None, None)
+    assert await ada.told() == []
 
 
 async def test_limits_below_the_price_and_unknown_packs_are_refused(ada: Topped) -> None:
