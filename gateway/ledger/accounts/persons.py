@@ -37,6 +37,12 @@ async def recognise(connection: AsyncConnection, user_id: UUID, *, now: datetime
         return
     found = await free_credits.find(connection, user_id, now=now, requires_verified=True)
     changes: dict[str, object] = {"credits_withheld": found.withheld}
+    plan = await plan_of(connection, current)
+    if not allowances.is_withheld(plan, current):  # it costs something since, and a change of plan gave credits
+        paid = await subscriptions.update(connection, current.id, **changes)
+        if not await allowances.has_grant(connection, paid):
+            await allowances.grant_withheld(connection, paid, plan=plan, actor=actor)
+        return
     if found.withheld is None and found.running is not None:
         span = found.running
         changes |= {
@@ -48,7 +54,6 @@ async def recognise(connection: AsyncConnection, user_id: UUID, *, now: datetime
     if released.credits_withheld is None and found.running is not None:
         await take_over_period(connection, released)
     elif released.credits_withheld is None:
-        plan = await plan_of(connection, released)
         await allowances.grant_withheld(connection, released, plan=plan, actor=actor)
 
 

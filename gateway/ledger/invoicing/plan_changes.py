@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.invoicing import issued_invoices
 from gateway.ledger.subscriptions import billing_spans, overage, subscriptions
-from gateway.ledger.subscriptions.allowances import credits_of, plan_of, prorate
+from gateway.ledger.subscriptions.allowances import credits_given, plan_of, prorate
 from gateway.ledger.subscriptions.lifecycle import get_plan, period_length, plan_columns, renew
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_for_update, transition
 from policies.billing.subscriptions import SubscriptionEvent
@@ -75,7 +75,7 @@ async def _change_now(
     if plan.id != before.plan_id:
         terms |= plan_columns(plan)
     changed = await subscriptions.update(connection, before.id, **terms)
-    credits_before = credits_of(old, before.quantity)
+    credits_before = credits_given(old, before)
     if is_same_period:
         in_force = await plan_of(connection, changed)
         await issued_invoices.draft_change(connection, before, old=old, new=in_force, quantity=quantity, at=now)
@@ -86,7 +86,7 @@ async def _change_now(
         connection, changed, plan=_without_credits(plan), before=credits_before, share=share, actor=actor
     )
     renewed = await renew(connection, changed, anchor=now, actor=actor)
-    return SubscriptionChange(renewed, before, taken + credits_of(plan, quantity))
+    return SubscriptionChange(renewed, before, taken + credits_given(plan, renewed))
 
 
 def _without_credits(plan: StoredPlan) -> StoredPlan:

@@ -37,16 +37,31 @@ def credits_of(plan: StoredPlan, quantity: int) -> int:
     return period_credits(terms.credits_per_period, pricing_model=terms.pricing_model, quantity=quantity)
 
 
+def credits_given(plan: StoredPlan, subscription: StoredSubscription) -> int:
+    """The credits of a whole period; 0 where the plan is free and withholds them."""
+    return 0 if is_withheld(plan, subscription) else credits_of(plan, subscription.quantity)
+
+
+def is_withheld(plan: StoredPlan, subscription: StoredSubscription) -> bool:
+    return subscription.credits_withheld is not None and plan.terms.price == 0 and not plan.terms.tiers
+
+
 async def open_period(
     connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan, actor: str
 ) -> bool:
     """Grants the current period its credits and resets its usage; False if the period is open already."""
     await _bill_previous(connection, subscription, actor=actor)
-    is_withheld = subscription.credits_withheld is not None and plan.terms.price == 0 and not plan.terms.tiers
-    amount = 0 if is_withheld else credits_of(plan, subscription.quantity)
+    amount = credits_given(plan, subscription)
     if not await _reset_period(connection, subscription, amount=amount):
         return False
     return amount == 0 or await _grant_period(connection, subscription, plan=plan, amount=amount, actor=actor)
+
+
+async def has_grant(connection: AsyncConnection, subscription: StoredSubscription) -> bool:
+    """Whether the current period has given the subscription any credits."""
+    grant = credit_grants.c
+    in_period = (grant.subscription_id == subscription.id) & (grant.effective_at >= subscription.current_period_start)
+    return await connection.scalar(select(grant.id).where(in_period).limit(1)) is not None
 
 
 async def grant_withheld(
@@ -114,7 +129,7 @@ async def prorate(
     the next grants pay, or that a postpaid plan bills. A trial, which nobody paid for, leaves no debt: its shortfall
     reduces what its next change grants. Gives the signed movement.
     """
-    change = prorated_credits(before, credits_of(plan, subscription.quantity), share=share)
+    change = prorated_credits(before, credits_given(plan, subscription), share=share)
     await movements.lock(connection, subscription.user_id)
     if change > 0:
         return await _grant_rest(connection, subscription, plan=plan, amount=change, actor=actor)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
@@ -15,6 +16,7 @@ from gateway.ledger.accounts import persons, users
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan, Tier
 from gateway.ledger.credits import grants
+from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions import free_credits, lifecycle, renewals
 from policies.access.persons import digest
 from tests.api.account.conftest import PASSWORD, SECRET, AccountApi, Customer
@@ -186,3 +188,69 @@ async def test_free_plan_after_a_tiered_one_gives_its_credits(account_api: Accou
     await ada.call("DELETE", f"/subscriptions/{begun.id}?now=true")
     await ada.post(f"/subscriptions/{free.id}", status=201)
     assert await balance(account_api, ada) == 10
+
+
+@pytest.fixture
+async def paid(account_api: AccountApi) -> StoredPlan:
+    return await a_plan(account_api, price=Decimal(20), credits_per_period=1000)
+
+
+async def move(api: AccountApi, subscription_id: str, plan: StoredPlan) -> None:
+    """As an operator changes a plan that no provider bills."""
+    async with api.database.transaction() as connection:
+        await plan_changes.change(connection, UUID(subscription_id), plan_id=plan.id, now=now(), actor="test")
+
+
+async def test_plan_that_an_operator_gave_is_not_granted_again_once_the_address_is_verified(
+    verifying_api: AccountApi, free: StoredPlan, paid: StoredPlan
+) -> None:
+    ada = await verifying_api.customer()
+    begun = await ada.post(f"/subscriptions/{free.id}", status=201)
+    await move(verifying_api, begun["id"], paid)
+    before = await balance(verifying_api, ada)
+    assert before in (999, 1000), "a moment of the period has passed"
+    await verifying_api.verify(ada)
+    assert await balance(verifying_api, ada) == before
+
+
+async def test_period_of_a_plan_that_an_operator_gave_stays_once_the_address_is_verified(
+    verifying_api: AccountApi, free: StoredPlan, paid: StoredPlan
+) -> None:
+    email = f"{uuid4().hex}@example.com"
+    first = await a_person(verifying_api, email)
+    await first.post(f"/subscriptions/{free.id}", status=201)
+    await delete(first)
+    later = await a_person(verifying_api, email, is_verified=False)
+    begun = await later.post(f"/subscriptions/{free.id}", status=201)
+    await move(verifying_api, begun["id"], paid)
+    before = await later.get("/subscriptions/me")
+    await verifying_api.verify(later)
+    after = await later.get("/subscriptions/me")
+    assert (after["current_period_start"], after["current_period_end"]) == (
+        before["current_period_start"],
+        before["current_period_end"],
+    )
+
+
+async def test_larger_free_plan_gives_no_part_of_withheld_credits(verifying_api: AccountApi, free: StoredPlan) -> None:
+    larger = await a_plan(verifying_api, credits_per_period=100)
+    ada = await verifying_api.customer()
+    begun = await ada.post(f"/subscriptions/{free.id}", status=201)
+    await move(verifying_api, begun["id"], larger)
+    assert await balance(verifying_api, ada) == 0
+    await move(verifying_api, begun["id"], free)
+    assert await balance(verifying_api, ada) == 0
+    await verifying_api.verify(ada)
+    assert await balance(verifying_api, ada) == 10
+
+
+async def test_plan_that_costs_something_since_gives_its_credits_once_the_address_is_verified(
+    verifying_api: AccountApi, free: StoredPlan
+) -> None:
+    ada = await verifying_api.customer()
+    await ada.post(f"/subscriptions/{free.id}", status=201)
+    async with verifying_api.database.transaction() as connection:
+        dearer = replace(free.terms, price=Decimal(5))
+        await plans.change(connection, free.id, dearer, subscribers="migrate")
+    await verifying_api.verify(ada)
+    assert await balance(verifying_api, ada) == 10
