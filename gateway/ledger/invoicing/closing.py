@@ -99,8 +99,6 @@ async def bill_late_usage(
                 now=now,
                 subscription_id=subscription_id,
                 plan_id=subscription.plan_id,
-                # The account may be deleted since.
-                buyer=await invoices.get_last_buyer(connection, subscription_id),
             )
             issued.append(made)
     return issued

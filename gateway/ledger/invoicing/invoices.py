@@ -18,6 +18,7 @@ from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import InUse, NotFound, checked
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import invoices, users
+from gateway.ledger.subscriptions import billing_spans
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription
 from policies.billing.invoicing import Line, LineKind, Period, Totals, totals
 from policies.billing.issuing import Buyer, Issuer, to_json, zone
@@ -90,7 +91,7 @@ async def issue(
 ) -> Invoice:
     """Issues an invoice with seller, buyer and terms as they are now. Raises AlreadyExists if the period has one.
 
-    One that asks for nothing is paid at once. `buyer` is for an account that was deleted since.
+    One that asks for nothing is paid at once. Of a deleted account the buyer is as it was, or `buyer`.
     """
     found = totals(lines, tax_rate=issuer.tax_rate, currency=currency)
     return await insert_issued(
@@ -107,7 +108,7 @@ async def issue(
         tax_rate=issuer.tax_rate,
         due_at=issuer.due_at(now) if found.total > 0 else None,
         paid_at=None if found.total else now,
-        buyer=buyer or to_json(await get_buyer(connection, user_id)),
+        buyer=buyer or await _find_buyer(connection, user_id, subscription_id),
         period_start=period and period.start,
         period_end=period and period.end,
         metadata=dict(metadata),
@@ -126,13 +127,6 @@ async def get_buyer(connection: AsyncConnection, user_id: UUID) -> Buyer:
         vat_id=row.vat_id or "",
         time_zone=row.time_zone,
     )
-
-
-async def get_last_buyer(connection: AsyncConnection, subscription_id: UUID) -> Mapping[str, Any] | None:
-    """As the subscription's last invoice names it; None without one."""
-    query = select(invoices.c.buyer).where(invoices.c.subscription_id == subscription_id, invoices.c.buyer.is_not(None))
-    found: Mapping[str, Any] | None = await connection.scalar(query.order_by(invoices.c.number.desc()).limit(1))
-    return found
 
 
 async def close(connection: AsyncConnection, invoice_id: UUID, *, status: str, now: datetime) -> Invoice:
@@ -269,6 +263,17 @@ def line_from_json(stored: Mapping[str, Any]) -> Line:
         LineKind(stored.get("kind", LineKind.PLAN)),
         Period(datetime.fromisoformat(start), datetime.fromisoformat(end)) if start and end else None,
     )
+
+
+async def _find_buyer(connection: AsyncConnection, user_id: UUID, subscription_id: UUID | None) -> Mapping[str, Any]:
+    """The account; a deleted one as its erasure kept it for the subscription, or as its last invoice names it."""
+    is_deleted = await connection.scalar(select(users.c.deleted_at.is_not(None)).where(users.c.id == user_id))
+    former = None
+    if is_deleted and subscription_id is not None:
+        of_subscription = (invoices.c.subscription_id == subscription_id) & invoices.c.buyer.is_not(None)
+        last = select(invoices.c.buyer).where(of_subscription).order_by(invoices.c.number.desc()).limit(1)
+        former = await billing_spans.find_kept_buyer(connection, subscription_id) or await connection.scalar(last)
+    return former or to_json(await get_buyer(connection, user_id))
 
 
 _NEXT_NUMBER = text("UPDATE invoice_numbers SET last_number = last_number + 1 RETURNING last_number")

@@ -198,6 +198,13 @@ async def keep_buyer(connection: AsyncConnection, user_id: UUID, buyer: Mapping[
     await connection.execute(update(billing_spans).where(is_its, *_IS_OPEN).values(buyer=dict(buyer)))
 
 
+async def find_kept_buyer(connection: AsyncConnection, subscription_id: UUID) -> Mapping[str, Any] | None:
+    """What `keep_buyer` kept; None where nothing is open."""
+    its = (billing_spans.c.subscription_id == subscription_id) & billing_spans.c.buyer.is_not(None)
+    found: Mapping[str, Any] | None = await connection.scalar(select(billing_spans.c.buyer).where(its).limit(1))
+    return found
+
+
 async def find_halted(connection: AsyncConnection, *, now: datetime, limit: int) -> Sequence[UUID]:
     """Subscriptions whose period has ended, and which begin none: paused or past due."""
     return (await connection.scalars(_HALTED, {"now": now, "limit": limit})).all()

@@ -290,6 +290,32 @@ async def test_last_invoice_of_a_deleted_account_names_its_buyer(connection: Asy
     assert await connection.scalar(text("SELECT billing_address FROM users WHERE id = :id"), {"id": user_id}) is None
 
 
+async def test_invoice_of_a_deleted_account_that_is_issued_again_names_its_buyer(connection: AsyncConnection) -> None:
+    mine = await begun(connection, await a_plan(connection, "9.99"))
+    user_id = (await get_existing(connection, mine)).user_id
+    await users.patch(connection, user_id, company="Łódź S.A.")
+    await erasure.erase(connection, user_id, now=THE_11TH)
+    final = await closed(connection, mine, now=THE_11TH)
+    assert final is not None
+    await voided(connection, final, THE_11TH)
+    again = await invoiced(connection, mine, THE_21ST)
+    assert again.buyer is not None
+    assert (amounts(again), again.buyer["company"]) == (["9.99"], "Łódź S.A.")
+
+
+async def test_invoice_of_a_deleted_account_that_an_operator_issues_names_its_buyer(
+    connection: AsyncConnection,
+) -> None:
+    mine = await begun(connection, await a_plan(connection, "9.99"))
+    user_id = (await get_existing(connection, mine)).user_id
+    await users.patch(connection, user_id, company="Łódź S.A.")
+    await erasure.erase(connection, user_id, now=THE_11TH)
+    final = await invoiced(connection, mine, THE_11TH)
+    assert final.buyer is not None
+    assert (amounts(final), final.buyer["company"]) == (["9.99"], "Łódź S.A.")
+    assert await closed(connection, mine, now=THE_11TH) is None
+
+
 async def test_customer_and_operator_are_told_of_an_invoice_and_nobody_mails_a_deleted_account(
     connection: AsyncConnection,
 ) -> None:
