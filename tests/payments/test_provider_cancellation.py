@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
+import pytest
+
+from gateway.api.account.billing import subscriptions as own_subscriptions
+from gateway.api.account.billing.own_subscription import read_own
+from gateway.api.account.dependencies import Me
 from gateway.clock import now
 from gateway.ledger.accounts import erasure
 from gateway.ledger.accounts.users import User
 from gateway.ledger.subscriptions import subscriptions
+from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.workers.billing.provider_instructions import ProviderInstructionWorker
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy
 from tests.payments.fake_stripe import FakeStripe
@@ -198,3 +206,24 @@ async def statuses(stack: PaymentStack, user: User) -> dict[str | None, str]:
 async def delete_account(stack: PaymentStack, user: User) -> None:
     async with stack.database.transaction() as connection:
         await erasure.erase(connection, user.id, now=now())
+
+
+async def test_subscription_that_is_paid_for_while_its_buyer_ends_it_stays(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await stripe_stack.create_user()
+    checkout = await stripe_stack.subscribe(user)
+
+    async def pay_after_reading(me: Me, subscription_id: UUID | None) -> StoredSubscription:
+        found = await read_own(me, subscription_id)
+        fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
+        await deliver_all(stripe_stack, fake_stripe)
+        return found
+
+    monkeypatch.setattr(own_subscriptions, "read_own", pay_after_reading)
+    async with await stripe_stack.client_for(user) as client:
+        answer = await client.delete(f"/subscriptions/{checkout.subscription_id}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict"), answer.text
+    found = await stripe_stack.subscription(user)
+    assert found is not None
+    assert (found.status, await stripe_stack.balance(user)) == ("active", 1000)

@@ -17,14 +17,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.catalogue import plan_versions, plans
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db import tables
-from gateway.ledger.db.errors import NotFound
+from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.subscriptions import billing_spans, free_credits, overage, subscriptions
 from gateway.ledger.subscriptions.allowances import open_period, plan_of, take_over_period
 from gateway.ledger.subscriptions.free_credits import FreeCredits
-from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_for_update, transition
+from gateway.ledger.subscriptions.subscriptions import (
+    MANUAL,
+    IllegalTransition,
+    StoredSubscription,
+    get_for_update,
+    transition,
+)
 from policies.billing.periods import BillingPeriod, PeriodLength, nth_period
-from policies.billing.subscriptions import SubscriptionEvent
+from policies.billing.subscriptions import IllegalEvent, State, SubscriptionEvent
 from policies.model import SubscriptionStatus
 
 
@@ -114,8 +120,15 @@ async def await_payment(
 async def cancel(
     connection: AsyncConnection, subscription_id: UUID, *, now: datetime, at_period_end: bool = True
 ) -> StoredSubscription:
-    """Cancels at the period's end, or now. Granted credits stay until they expire."""
+    """Cancels at the period's end, or now. Granted credits stay until they expire.
+
+    Raises InUse for a subscription that a provider bills, as one is that was paid for a moment ago: it ends there.
+    """
     subscription = await get_for_update(connection, subscription_id)
+    if subscription.provider != MANUAL and subscription.provider_subscription_id is not None:
+        raise InUse(
+            f"{subscription.provider} bills this subscription since a moment; repeat the request to end it there"
+        )
     event = SubscriptionEvent.CANCEL_AT_PERIOD_END if at_period_end else SubscriptionEvent.CANCEL_NOW
     no_next = {"next_plan_id": None, "next_quantity": None}
     changes = transition(subscription, event)
@@ -154,6 +167,8 @@ async def resume(
     changes = transition(subscription, SubscriptionEvent.RESUME)
     if now < subscription.current_period_end:
         return await subscriptions.update(connection, subscription_id, **changes)
+    if subscription.cancel_at_period_end:  # the worker is yet to say so
+        raise IllegalTransition(IllegalEvent(State(SubscriptionStatus.EXPIRED), SubscriptionEvent.RESUME, legal=()))
     return await renew(connection, subscription, anchor=now, actor=actor, **changes)
 
 

@@ -183,3 +183,21 @@ async def test_ledger_rows_cannot_be_changed(connection: AsyncConnection) -> Non
             async with connection.begin_nested():
                 await connection.execute(text(rewrite))
     assert await kinds(connection, first.user_id) == [("grant", 100)]
+
+
+async def test_paused_subscription_that_was_to_end_begins_no_period_once_that_is_over(
+    connection: AsyncConnection,
+) -> None:
+    mine = await begun(connection)
+    await lifecycle.pause(connection, mine.id)
+    await lifecycle.cancel(connection, mine.id, now=NOON)
+    before_its_end = mine.current_period_end - timedelta(hours=1)
+    resumed = await lifecycle.resume(connection, mine.id, now=before_its_end, actor="test")
+    assert (resumed.status, resumed.cancel_at_period_end) == (Status.ACTIVE, True)
+    other = await begun(connection)
+    await lifecycle.pause(connection, other.id)
+    await lifecycle.cancel(connection, other.id, now=NOON)
+    with pytest.raises(IllegalTransition, match="is expired, so it cannot resume"):
+        await lifecycle.resume(connection, other.id, now=other.current_period_end, actor="test")
+    assert (await turned(connection, other, other.current_period_end)).status is Status.EXPIRED
+    assert await kinds(connection, other.user_id) == [("grant", 100)]
