@@ -112,6 +112,7 @@ async def refund(
     """Records that money went back. Raises NotFound, InUse, and ValueError for more than the payment has."""
     payment = await lock(connection, payment_id)
     allocations = await list_allocations(connection, payment.id)
+    await _lock_invoices(connection, [each.invoice_id for each in allocations])
     overpaid = [await _claim(connection, each.invoice_id) for each in allocations]
     unmatched = await get_unmatched(connection, payment)
     for each in taken_back(amount, allocations, unmatched=unmatched, overpaid=overpaid):
@@ -175,6 +176,12 @@ async def _open_claims(connection: AsyncConnection, payment: Payment) -> list[Cl
     return [await _claim(connection, invoice_id) for invoice_id in (await connection.scalars(query)).all()]
 
 
+async def _lock_invoices(connection: AsyncConnection, invoice_ids: Sequence[UUID]) -> None:
+    """In one order, as `_open_claims` does, whatever order they are paid in."""
+    query = select(invoice_rows.c.id).where(invoice_rows.c.id.in_(invoice_ids))
+    await connection.execute(query.order_by(invoice_rows.c.number, invoice_rows.c.id).with_for_update())
+
+
 async def _claim(connection: AsyncConnection, invoice_id: UUID) -> Claim:
     found = await invoices.get_for_update(connection, invoice_id)
     return Claim(invoice_id, found.total - found.amount_credited - found.amount_paid)
@@ -184,6 +191,7 @@ async def _named(
     connection: AsyncConnection, payment: Payment, wanted: Sequence[WantedAllocation], *, left: Decimal
 ) -> tuple[Allocation, ...]:
     found = []
+    await _lock_invoices(connection, [each.invoice_id for each in wanted])
     for each in wanted:
         invoice = await invoices.get_for_update(connection, each.invoice_id)
         if (invoice.user_id, invoice.currency) != (payment.user_id, payment.currency):

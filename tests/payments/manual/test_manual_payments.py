@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -12,12 +13,14 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.clock import now
 from gateway.ledger.accounts import users
 from gateway.ledger.accounts.users import User
 from gateway.ledger.db.session import Database
 from gateway.ledger.invoicing import invoices
+from gateway.ledger.invoicing.invoices import Invoice
 from policies.billing.invoicing import Line
 from policies.billing.issuing import Issuer
 from tests.api.conftest import admin_app, client_of
@@ -202,3 +205,25 @@ async def test_of_two_refunds_at_once_one_is_refused(books: Books) -> None:
     body = {"payment_id": paid["id"], "reason": "asked for"}
     both = await asyncio.gather(*(books.client.post("/admin/v1/refunds", json=body) for _ in range(2)))
     assert sorted(each.status_code for each in both) == [201, 409]
+
+
+async def test_payments_of_the_same_invoices_in_another_order_wait_for_each_other(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await books.invoice("10.00"), await books.invoice("20.00")
+    get_for_update, met, waited = invoices.get_for_update, asyncio.Barrier(2), set[asyncio.Task[Any] | None]()
+
+    async def meet_after_the_first(connection: AsyncConnection, invoice_id: UUID) -> Invoice:
+        found = await get_for_update(connection, invoice_id)
+        if (task := asyncio.current_task()) not in waited:
+            waited.add(task)
+            with suppress(TimeoutError, asyncio.BrokenBarrierError):
+                async with asyncio.timeout(0.5):
+                    await met.wait()
+        return found
+
+    monkeypatch.setattr(invoices, "get_for_update", meet_after_the_first)
+    orders = ([first, second], [second, first])
+    named = [[{"invoice_id": each, "amount": "5.00"} for each in order] for order in orders]
+    await asyncio.gather(*(books.pay("10.00", invoices=each) for each in named))
+    assert [await books.state(each) for each in (first, second)] == [("paid", "10.00"), ("open", "10.00")]
