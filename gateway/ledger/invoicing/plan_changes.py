@@ -41,10 +41,12 @@ async def change(
     """Changes the plan, the seats, or both; None leaves it. Raises NotFound for an unknown plan.
 
     A change now prorates credits over the rest of the period; a plan of another interval starts a new period and takes
-    the rest of the old credits. `at_period_end` applies the change with the next period.
+    the rest of the old credits. `at_period_end` applies the change with the next period. Of its own plan a subscription
+    stays on the version that it is on.
     """
     before = await get_for_update(connection, subscription_id)
-    plan = await get_plan(connection, plan_id or before.plan_id)
+    is_own = plan_id in (None, before.plan_id)
+    plan = await plan_of(connection, before) if is_own else await get_plan(connection, plan_id or "")
     seats = before.quantity if quantity is None else quantity
     transition(before, SubscriptionEvent.CHANGE_PLAN if plan_id else SubscriptionEvent.CHANGE_QUANTITY)
     if at_period_end:

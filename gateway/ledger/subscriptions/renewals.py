@@ -139,7 +139,7 @@ async def _apply(
     if await unpin_after_period(connection, subscription.id):
         subscription = await get_existing(connection, subscription.id)
     plan = await plan_of(connection, subscription)
-    if subscription.next_plan_id is not None:
+    if subscription.next_plan_id not in (None, subscription.plan_id):
         plan = await get_plan(connection, subscription.next_plan_id) or plan
     anchor = end if event is SubscriptionEvent.TRIAL_ENDED else subscription.period_anchor
     zone = await time_zone_of(connection, subscription.user_id)

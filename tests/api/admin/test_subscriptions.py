@@ -146,3 +146,15 @@ async def test_unknown_subscription_user_or_plan_is_not_found(admin_api: AdminAp
 async def test_malformed_cancellation_is_refused(admin_api: AdminApi, a_plan: dict[str, Any], body: Any) -> None:
     subscription = (await admin_api.create_user(plan=a_plan["id"]))["subscription"]
     await admin_api.post(f"/subscriptions/{subscription['id']}/cancel", body, status=422)
+
+
+async def test_seats_of_a_kept_version_are_its_own_whatever_the_plan_is_now(admin_api: AdminApi) -> None:
+    terms = {"name": uuid4().hex, "price": "5.00", "pricing_model": "per_seat", "credits_per_period": 10}
+    plan = await admin_api.post("/plans", terms, status=201)
+    body = {"user_id": (await admin_api.create_user())["id"], "plan_id": plan["id"], "quantity": 5}
+    path = f"/subscriptions/{(await admin_api.post('/subscriptions', body, status=201))['id']}/change"
+    await admin_api.call("PATCH", f"/plans/{plan['id']}", json={"pricing_model": "flat", "subscribers": "keep"})
+    assert (await admin_api.post(path, {"plan_id": plan["id"]}))["quantity"] == 5
+    assert (await admin_api.post(path, {"quantity": 6}))["quantity"] == 6
+    other = await admin_api.post("/plans", {"name": uuid4().hex, "price": "5.00"}, status=201)
+    assert (await admin_api.post(path, {"plan_id": other["id"]}))["quantity"] == 1

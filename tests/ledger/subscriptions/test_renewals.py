@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import pytest
@@ -201,3 +202,29 @@ async def test_paused_subscription_that_was_to_end_begins_no_period_once_that_is
         await lifecycle.resume(connection, other.id, now=other.current_period_end, actor="test")
     assert (await turned(connection, other, other.current_period_end)).status is Status.EXPIRED
     assert await kinds(connection, other.user_id) == [("grant", 100)]
+
+
+@pytest.mark.parametrize("subscribers", ["keep", None])
+@pytest.mark.parametrize("at_period_end", [False, True])
+async def test_seats_of_a_former_version_change_within_its_interval(
+    connection: AsyncConnection, subscribers: Literal["keep"] | None, *, at_period_end: bool
+) -> None:
+    mine = await begun(connection, pricing_model="per_seat")
+    plan = await plans.get(connection, mine.plan_id)
+    assert plan is not None
+    yearly = replace(plan.terms, price=Decimal(10), billing_interval="year")
+    await plans.change(connection, plan.id, yearly, subscribers=subscribers)
+    at = NOON + timedelta(days=1)
+    await plan_changes.change(
+        connection, mine.id, quantity=3, now=at, actor="test", plan_id=plan.id, at_period_end=at_period_end
+    )
+    changed = await turned(connection, mine, at)
+    assert (changed.current_period_start, changed.current_period_end, changed.quantity) == (
+        mine.current_period_start,
+        mine.current_period_end,
+        1 if at_period_end else 3,
+    )
+    renewed = await turned(connection, mine, mine.current_period_end)
+    months = 1 if subscribers == "keep" else 12
+    lasts = (renewed.current_period_end - renewed.current_period_start).days
+    assert (renewed.quantity, round(lasts / 30.4)) == (3, months)

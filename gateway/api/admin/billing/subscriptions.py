@@ -10,6 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Body, Query
 from pydantic import ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.catalogue.plans import existing_plan, offered_plan
 from gateway.api.admin.dependencies import ReasonDep, UnitOfWorkDep
@@ -160,9 +161,9 @@ async def change_subscription(
     if (billed := await _billed(unit_of_work, subscription_id)) is not None:
         return await _change_billed(unit_of_work, checkout_service, billed, body)
     async with _changed(unit_of_work, subscription_id, "subscriptions.change", reason=body.reason) as (change, found):
-        plan = await existing_plan(change.connection, body.plan_id or found.plan_id)
-        if plan.id != found.plan_id:
-            await offered_plan(change.connection, plan.id)
+        plan = await _wanted_plan(change.connection, subscription_id, name=body.plan_id)
+        if plan.id == found.plan_id and not has_seats(plan.terms.pricing_model):
+            plan = await existing_plan(change.connection, plan.id)  # it may have seats from the next period on
         check_seats(plan, body.quantity)
         await plan_changes.change(
             change.connection,
@@ -247,11 +248,7 @@ async def _change_billed(
 ) -> SubscriptionWithConfirmation:
     subscriptions.transition(found, SubscriptionEvent.CHANGE_PLAN)
     async with unit_of_work.read() as connection:
-        named = found.plan_id if body.plan_id is None else (await existing_plan(connection, body.plan_id)).id
-        if named == found.plan_id:
-            plan = await plan_of(connection, found)
-        else:
-            plan = await offered_plan(connection, named)
+        plan = await _wanted_plan(connection, found.id, name=body.plan_id)
     check_seats(plan, body.quantity)
     confirmation_url = await change_at_provider(
         unit_of_work,
@@ -264,6 +261,17 @@ async def _change_billed(
     provider = checkout_service.provider(found.provider)
     after = await _synced(unit_of_work, provider, found, "subscriptions.change", reason=body.reason)
     return SubscriptionWithConfirmation(**after.model_dump(), confirmation_url=confirmation_url)
+
+
+async def _wanted_plan(connection: AsyncConnection, subscription_id: UUID, *, name: str | None) -> StoredPlan:
+    """The plan of a change: the subscription's own in its version, also where it is not sold any more.
+
+    Raises NotFound, Conflict.
+    """
+    found = await subscriptions.get_existing(connection, subscription_id)
+    if name is None or (plan := await existing_plan(connection, name)).id == found.plan_id:
+        return await plan_of(connection, found)
+    return await offered_plan(connection, plan.id)
 
 
 async def _billed(unit_of_work: UnitOfWork, subscription_id: UUID) -> subscriptions.StoredSubscription | None:
