@@ -58,11 +58,17 @@ _RECORD = text("""
 
 _PIN = text(f"""
     UPDATE subscriptions s SET keeps_version = true, plan_version = p.version, updated_at = now(),
-           metadata = s.metadata || CASE WHEN :is_for_period AND s.provider = 'manual'
+           metadata = s.metadata - 'keeps_version_for' || CASE WHEN :is_for_period AND s.provider = 'manual'
                                          THEN jsonb_build_object('keeps_version_for', 'period') ELSE '{{}}' END
       FROM subscription_plans p
      WHERE p.id = :plan_id AND s.plan_id = p.id AND NOT s.keeps_version AND ({CURRENT} OR status = 'incomplete')
 """)  # noqa: S608 - CURRENT is a constant
+
+# Who keeps a version for the period is not to follow the plan with the next one any more.
+_KEEP_ON = text("""
+    UPDATE subscriptions s SET metadata = s.metadata - 'keeps_version_for', updated_at = now()
+     WHERE s.plan_id = :plan_id AND s.keeps_version AND s.metadata ? 'keeps_version_for'
+""")
 
 # A provider goes on charging what it charged, and whoever keeps a version for good goes on paying its price.
 _TELL_PRICE = text("""
@@ -143,12 +149,14 @@ async def record(connection: AsyncConnection, plan_id: str) -> None:
 
 
 async def pin_subscribers(connection: AsyncConnection, plan_id: str, *, is_for_period: bool = False) -> None:
-    """Pins the subscriptions that follow the plan to its current version.
+    """Pins the subscriptions that follow the plan to its current version; others keep on what they have.
 
     `is_for_period`: those that the gateway renews follow it again with their next period. A provider goes on charging
     the price that a subscription was bought at, so one that it bills keeps the version.
     """
     await connection.execute(_PIN, {"plan_id": plan_id, "is_for_period": is_for_period})
+    if not is_for_period:
+        await connection.execute(_KEEP_ON, {"plan_id": plan_id})
 
 
 async def tell_price(connection: AsyncConnection, plan_id: str, *, payload: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from gateway.ledger.credits import expiry, grants, movements, reconciliation
 from gateway.ledger.db.errors import AlreadyExists
 from gateway.ledger.invoicing import plan_changes
 from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
+from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition, StoredSubscription
 from policies.model import SubscriptionStatus as Status
 from policies.usage.reconciliation import in_postgresql
@@ -228,3 +229,36 @@ async def test_seats_of_a_former_version_change_within_its_interval(
     months = 1 if subscribers == "keep" else 12
     lasts = (renewed.current_period_end - renewed.current_period_start).days
     assert (renewed.quantity, round(lasts / 30.4)) == (3, months)
+
+
+async def repriced(
+    connection: AsyncConnection, plan_id: str, price: int, subscribers: Literal["keep"] | None = None
+) -> None:
+    plan = await plans.get(connection, plan_id)
+    assert plan is not None
+    await plans.change(connection, plan_id, replace(plan.terms, price=Decimal(price)), subscribers=subscribers)
+
+
+async def price(connection: AsyncConnection, subscription: StoredSubscription) -> Decimal:
+    return (await plan_of(connection, subscription)).terms.price
+
+
+async def test_kept_price_stays_also_of_a_plan_that_was_changed_to_within_a_period_of_another_price(
+    connection: AsyncConnection,
+) -> None:
+    mine, other = await begun(connection), await a_plan(connection, price=Decimal(5))
+    await repriced(connection, mine.plan_id, 2)
+    await plan_changes.change(connection, mine.id, plan_id=other, now=NOON, actor="test")
+    await repriced(connection, other, 6, "keep")
+    renewed = await turned(connection, mine, mine.current_period_end)
+    assert await price(connection, renewed) == 5
+
+
+async def test_price_that_a_subscriber_has_for_the_period_is_kept_where_the_next_change_keeps_it(
+    connection: AsyncConnection,
+) -> None:
+    mine = await begun(connection)
+    await repriced(connection, mine.plan_id, 2)
+    await repriced(connection, mine.plan_id, 3, "keep")
+    renewed = await turned(connection, mine, mine.current_period_end)
+    assert await price(connection, renewed) == 1
