@@ -130,6 +130,10 @@ _UNPIN_AFTER_PERIOD = text("""
      WHERE s.id = :subscription_id AND p.id = s.plan_id AND s.metadata ? 'keeps_version_for'
 """)
 
+_IS_KEPT_FOR_PERIOD = text("""
+    SELECT keeps_version AND metadata ? 'keeps_version_for' FROM subscriptions WHERE id = :subscription_id
+""")
+
 _GET = text("""
     SELECT p.*, v.tiers, v.permissions
       FROM plan_versions v JOIN subscription_plans today ON today.id = v.plan_id
@@ -169,6 +173,11 @@ async def tell_price(connection: AsyncConnection, plan_id: str, *, payload: Mapp
 async def unpin_after_period(connection: AsyncConnection, subscription_id: UUID) -> bool:
     """Lets a subscription that kept its version for a period follow the plan again; False for any other."""
     return (await connection.execute(_UNPIN_AFTER_PERIOD, {"subscription_id": subscription_id})).rowcount > 0
+
+
+async def is_kept_for_period(connection: AsyncConnection, subscription_id: UUID) -> bool:
+    """Whether the subscription follows its plan again with the next period."""
+    return bool(await connection.scalar(_IS_KEPT_FOR_PERIOD, {"subscription_id": subscription_id}))
 
 
 async def unpin_subscribers(connection: AsyncConnection, plan_id: str, *, leaves_waiting: bool) -> int:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal, or_
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.ledger.catalogue import plan_versions, plans
 from gateway.ledger.db.tables import notices, subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, announce, get_existing
@@ -105,7 +106,10 @@ def _was_cancelled_before(span: timedelta) -> ColumnElement[bool]:
 
 async def _next_terms(connection: AsyncConnection, subscription: StoredSubscription) -> Mapping[str, Any]:
     """What the renewal charges; None where usage, tiers or a change of plan tell it only then."""
-    terms = (await plan_of(connection, subscription)).terms
+    plan = await plan_of(connection, subscription)
+    if await plan_versions.is_kept_for_period(connection, subscription.id):
+        plan = await plans.get(connection, subscription.plan_id) or plan
+    terms = plan.terms
     is_known = terms.pricing_model in ("flat", "per_seat") and subscription.next_plan_id is None
     price = plain(first_price(terms.pricing)) if is_known else None
     return {"price": price, "currency": terms.currency}

@@ -18,12 +18,12 @@ from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import expiry, grants, movements, reconciliation
 from gateway.ledger.db.errors import AlreadyExists
 from gateway.ledger.invoicing import plan_changes
-from gateway.ledger.subscriptions import lifecycle, renewals, subscriptions
+from gateway.ledger.subscriptions import advance_notices, lifecycle, renewals, subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of
 from gateway.ledger.subscriptions.subscriptions import IllegalTransition, StoredSubscription
 from policies.model import SubscriptionStatus as Status
 from policies.usage.reconciliation import in_postgresql
-from tests.ledger.make import NOON, a_user
+from tests.ledger.make import NOON, a_user, list_notifications
 
 GRACE = timedelta(days=3)
 JANUARY_31 = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -262,3 +262,15 @@ async def test_price_that_a_subscriber_has_for_the_period_is_kept_where_the_next
     await repriced(connection, mine.plan_id, 3, "keep")
     renewed = await turned(connection, mine, mine.current_period_end)
     assert await price(connection, renewed) == 1
+
+
+async def test_renewal_is_announced_at_the_price_that_it_will_have(connection: AsyncConnection) -> None:
+    mine, kept = [await begun(connection, billing_interval="year") for _ in range(2)]
+    await repriced(connection, mine.plan_id, 2)
+    await repriced(connection, kept.plan_id, 2, "keep")
+    ahead = mine.current_period_end - timedelta(days=7)
+    assert await advance_notices.announce_renewals(connection, now=ahead, limit=10) == 2
+    for each, expected in ((mine, "2"), (kept, "1")):
+        told = dict(await list_notifications(connection, each.user_id))["subscription.renews"]
+        assert (told["price"], told["subscription_id"]) == (expected, str(each.id))
+        assert await price(connection, await turned(connection, each, mine.current_period_end)) == int(expected)
