@@ -45,7 +45,7 @@ class TopUp(ResponseModel):
 async def top_up_of(connection: AsyncConnection, user_id: UUID) -> TopUp:
     found = await top_ups.get_settings(connection, user_id)
     last = await top_ups.find_last(connection, user_id)
-    spent = Spent(Decimal(0), Decimal(0)) if found is None else await top_ups.spent(connection, user_id, now=now())
+    spent = Spent(Decimal(0), Decimal(0)) if found is None else await top_ups.spent(connection, found, now=now())
     agreed = None if found is None or found.status is TopUpStatus.OFF else found
     return TopUp(
         status=TopUpStatus.OFF if agreed is None else agreed.status,

@@ -89,10 +89,12 @@ _DUE = text("""
       JOIN user_credits c ON c.user_id = s.user_id
      WHERE s.status = 'on' AND s.provider = :provider AND c.current_credits < s.threshold
        AND NOT EXISTS (SELECT FROM top_ups t WHERE t.user_id = s.user_id AND t.status = 'pending')
-       AND s.price + coalesce((SELECT sum(t.price) FROM top_ups t WHERE t.user_id = s.user_id
-                                AND t.status <> 'failed' AND t.created_at >= :day), 0) <= s.daily_limit
-       AND s.price + coalesce((SELECT sum(t.price) FROM top_ups t WHERE t.user_id = s.user_id
-                                AND t.status <> 'failed' AND t.created_at >= :month), 0) <= s.monthly_limit
+       AND s.price + coalesce((SELECT sum(t.price) FROM top_ups t
+                                WHERE t.user_id = s.user_id AND t.currency = s.currency
+                                  AND t.status <> 'failed' AND t.created_at >= :day), 0) <= s.daily_limit
+       AND s.price + coalesce((SELECT sum(t.price) FROM top_ups t
+                                WHERE t.user_id = s.user_id AND t.currency = s.currency
+                                  AND t.status <> 'failed' AND t.created_at >= :month), 0) <= s.monthly_limit
      ORDER BY s.user_id LIMIT :limit
 """)
 _BALANCE = text("""
@@ -189,9 +191,11 @@ async def lose_card(connection: AsyncConnection, user_id: UUID) -> None:
     await _change(connection, user_id, payment_method_id=None, payment_method=None)
 
 
-async def spent(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> Spent:
+async def spent(connection: AsyncConnection, settings: TopUpSettings, *, now: datetime) -> Spent:
+    """In the currency of the settings, as their limits are."""
     day, month = day_and_month(now)
-    counted = (_top_up.user_id == user_id, _top_up.status != "failed", _top_up.created_at >= month)
+    its = (_top_up.user_id == settings.user_id, _top_up.currency == settings.currency)
+    counted = (*its, _top_up.status != "failed", _top_up.created_at >= month)
     today = func.coalesce(func.sum(_top_up.price).filter(_top_up.created_at >= day), 0)
     row = (await connection.execute(select(today, func.coalesce(func.sum(_top_up.price), 0)).where(*counted))).one()
     return Spent(*row)
@@ -294,7 +298,7 @@ async def _is_due(connection: AsyncConnection, settings: TopUpSettings, *, now: 
         return False
     return not exceeds_ceiling(
         settings.price,
-        spent=await spent(connection, settings.user_id, now=now),
+        spent=await spent(connection, settings, now=now),
         daily=settings.daily_limit,
         monthly=settings.monthly_limit,
     )

@@ -74,6 +74,18 @@ async def test_ceilings_of_day_and_month_hold(ada: Topped) -> None:
     assert len(await ada.charged()) == 4, "and another month is another one"
 
 
+async def test_ceilings_count_what_was_paid_in_their_currency(ada: Topped) -> None:
+    await ada.run(2)
+    await ada.spend_all()
+    async with ada.stack.database.transaction() as connection:  # a pack that was sold in yen, until today
+        await connection.execute(text("UPDATE top_ups SET currency = 'JPY', price = 4500"))
+    shown = await ada.shown()
+    assert [Decimal(shown[each]) for each in ("spent_today", "spent_this_month")] == [0, 0]
+    await ada.run(2)
+    assert len(await ada.charged()) == 2
+    assert (await ada.shown())["spent_today"] == "5.00"
+
+
 @pytest.mark.parametrize(
     ("behaves", "reason"),
     [("declined", "Your card was declined."), ("3ds", "Your card was declined. It needs your approval.")],
