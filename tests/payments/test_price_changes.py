@@ -6,13 +6,16 @@ Seats are sold of plans that have them: a quantity of any other plan would multi
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
 import pytest
 
+from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import plans
+from gateway.ledger.subscriptions import renewals
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import PriceChange
 from tests.payments.fake_stripe import FakeStripe
@@ -71,6 +74,37 @@ async def test_checkout_that_is_paid_after_the_price_changed_is_applied(
     await deliver_all(stripe_stack, fake_stripe)
     assert await version_of(stripe_stack, user) == ("pro", 1, True)
     assert await stripe_stack.balance(user) == 1000
+
+
+@pytest.mark.parametrize("subscribers", ["keep", "migrate", None])
+async def test_former_checkout_gives_what_it_sold_also_where_its_buyer_began_another_since(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, subscribers: Literal["keep", "migrate"] | None
+) -> None:
+    user = await stripe_stack.create_user()
+    former = await stripe_stack.subscribe(user)
+    await raise_price(stripe_stack, fake_stripe, subscribers=subscribers)
+    latter = await stripe_stack.subscribe(user)
+    fake_stripe.pay_checkout(former.provider_checkout_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert (await version_of(stripe_stack, user), await stripe_stack.balance(user)) == (("pro", 1, True), 1000)
+    fake_stripe.pay_checkout(latter.provider_checkout_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await version_of(stripe_stack, user) == ("pro", 2, False)
+
+
+async def test_checkout_that_was_given_up_and_is_paid_after_all_gives_what_it_sold(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    user = await stripe_stack.create_user()
+    checkout = await stripe_stack.subscribe(user)
+    async with stripe_stack.database.transaction() as connection:
+        assert await renewals.advance(
+            connection, checkout.subscription_id or checkout.id, now=now() + timedelta(days=2), grace=timedelta(days=3)
+        )
+    await raise_price(stripe_stack, fake_stripe, subscribers=None)
+    fake_stripe.pay_checkout(checkout.provider_checkout_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert (await version_of(stripe_stack, user), await stripe_stack.balance(user)) == (("pro", 1, True), 1000)
 
 
 async def test_change_to_a_former_price_gives_the_version_that_had_it(

@@ -274,11 +274,13 @@ async def _plan_columns(
 ) -> dict[str, Any]:
     """The plan of the price, in the version it has now or, of a former price, in the last one that had it.
 
-    Nothing where the subscription follows this plan, or keeps a version of it that had this price.
+    Nothing where the subscription follows this plan, or keeps a version of it that had this price. One that is paid for
+    now follows none yet: its buyer may have begun another checkout at another price since.
     """
     if price is None:
         return {}
-    if price.plan_id == before.plan_id and (not before.keeps_version or price.covers(before.plan_version)):
+    is_followed = not before.keeps_version and before.provider_subscription_id is not None
+    if price.plan_id == before.plan_id and (is_followed or price.covers(before.plan_version)):
         return {}
     plan = await plans.get(connection, price.plan_id)
     if plan is None:
