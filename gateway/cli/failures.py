@@ -5,6 +5,8 @@ The command line imports this once one has failed; most commands know but a few 
 
 from __future__ import annotations
 
+from errno import EDQUOT, ENOSPC
+
 from gateway.backup.backup_file import BackupDamaged
 from gateway.backup.dump import NothingToBackUp
 from gateway.backup.restore import RestoreRefused
@@ -19,7 +21,7 @@ from gateway.meter.client.errors import MeterUnavailable, UnsupportedServer
 from gateway.runtime.sockets import AddressUnusable
 from gateway.runtime.supervisor import ChildFailed
 
-EXPECTED = (
+_EXPECTED = (
     AddressUnusable,
     AlreadyExists,
     BackupDamaged,
@@ -40,3 +42,8 @@ EXPECTED = (
     UnsupportedServer,
     WrongPepper,
 )
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether whoever runs the command can mend it; so with a full disk, which what is printed may go to."""
+    return isinstance(error, _EXPECTED) or (isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT))

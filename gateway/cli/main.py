@@ -102,9 +102,9 @@ def run() -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
     except Exception as error:
-        from gateway.cli.failures import EXPECTED
+        from gateway.cli.failures import is_expected
 
-        if isinstance(error, EXPECTED):
+        if is_expected(error):
             sys.stderr.write(f"gateway: {error}\n")
             sys.exit(1)
         raise

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.cli.arguments import is_text
 from gateway.cli.installation import REDIS_TIMEOUT_SECONDS, open_database
 from gateway.config import Config
 from gateway.ledger.accounts import users
@@ -55,6 +56,8 @@ def dry_run(config: Config, work: Callable[[AsyncConnection], Awaitable[Result]]
 
 async def find_user(connection: AsyncConnection, id_or_email: str) -> User:
     """Raises NotFound."""
+    if not is_text(id_or_email):
+        raise NotFound("user", id_or_email)
     user_id = _parse_uuid(id_or_email)
     user = await (users.get(connection, user_id) if user_id else users.get_by_email(connection, id_or_email))
     if user is None:
@@ -64,7 +67,7 @@ async def find_user(connection: AsyncConnection, id_or_email: str) -> User:
 
 async def find_plan(connection: AsyncConnection, id_or_name: str) -> StoredPlan:
     """Raises NotFound, with the ids of the plans that exist."""
-    plan = await plans.find(connection, id_or_name)
+    plan = await plans.find(connection, id_or_name) if is_text(id_or_name) else None
     if plan is None:
         known = ", ".join(each.id for each in await plans.list_plans(connection))
         raise NotFound("plan", f"{id_or_name!r}; there are: {known}")

@@ -52,16 +52,18 @@ class Answer:
         return line
 
 
-async def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Answer:
-    answer = await asyncio.to_thread(_run, arguments, ENVIRON | dict(environ or {}))
+async def run(*arguments: str, environ: Mapping[str, str] | None = None, out: Path | None = None) -> Answer:
+    """`out` is a file to write to instead of the answer."""
+    answer = await asyncio.to_thread(_run, arguments, ENVIRON | dict(environ or {}), out)
     assert "Traceback" not in answer.err, answer.err
     return answer
 
 
-def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> Answer:
+def _run(arguments: Sequence[str], environ: Mapping[str, str], other_out: Path | None) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = _forks.Process(target=_command, args=(arguments, environ, out, err))
+        out.touch()
+        process = _forks.Process(target=_command, args=(arguments, environ, other_out or out, err))
         process.start()
         process.join(PATIENCE_SECONDS)
         if process.exitcode is None:

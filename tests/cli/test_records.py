@@ -50,8 +50,9 @@ class Place:
     stores: Stores
     database: Database
 
-    async def run(self, *arguments: str) -> Answer:
-        return await run(*arguments, "--config", str(self.folder / "gateway.yaml"), "--data-dir", str(self.folder))
+    async def run(self, *arguments: str, out: Path | None = None) -> Answer:
+        where = ("--config", str(self.folder / "gateway.yaml"), "--data-dir", str(self.folder))
+        return await run(*arguments, *where, out=out)
 
     async def caller(self, key: str) -> Principal:
         """Who holds the key, by the secrets that the commands made for themselves."""
@@ -173,6 +174,9 @@ async def test_failed_command_prints_one_line_and_exits_with_1(place: Place, ada
         ("users", "create", "--email", "x@example.com", "--plan", "gold"): "no plan 'gold'; there are: ",
         ("keys", "revoke", ada["id"]): f"no usable key {ada['id']}",
         ("credits", "grant", "--user", "y@example.com", "--amount", "1", "--reason", "x"): "no user y@example.com",
+        ("keys", "list", "--user", "\udcff"): "no user ",
+        ("users", "create", "--email", "x@example.com", "--plan", "\udcff"): "no plan ",
+        ("usage", "export", "--user", "y@example.com"): "no user y@example.com",
     }
     answers = await asyncio.gather(*(place.run(*arguments) for arguments in wrong))
     for answer, complaint in zip(answers, wrong.values(), strict=True):
@@ -185,6 +189,47 @@ async def test_wrong_usage_exits_with_2(place: Place) -> None:
     for answer in await asyncio.gather(*(place.run(*arguments) for arguments in wrong)):
         assert (answer.code, answer.out) == (2, ""), answer
         assert "Usage:" in answer.err
+
+
+async def test_arguments_are_held_to_what_the_apis_accept(
+    place: Place, ada: dict[str, Any], key: dict[str, Any]
+) -> None:
+    create = ("keys", "create", "--user", ada["id"])
+    grant = ("credits", "grant", "--user", ada["id"], "--amount", "1", "--reason")
+    wrong = {
+        (*create, "--name", ""): "1 to 200 characters, has 0",
+        (*create, "--name", "n" * 201): "1 to 200 characters, has 201",
+        (*create, "--name", "two\nlines"): "without control characters",
+        (*create, "--name", "\udcff"): "without control characters",
+        (*create, "--expires", "2020-01-01"): "is not in the future",
+        (*create, "--expires", "0001-01-01"): "is not in the future",
+        (*create, "--expires", "9999-12-31T23:59:59.999999"): "out of the calendar",
+        (*create, "--expires", "tomorrow"): "is neither a date such as",
+        ("keys", "rotate", key["id"], "--grace-seconds", str(2**31)): "is not in the range",
+        (*grant, " "): "1 to 200 characters, has 0",
+        (*grant, "x" * 100_000): "1 to 200 characters, has 100000",
+        ("users", "create", "--email", "n@example.com", "--name", "\u202eada"): "without control characters",
+        ("usage", "export", "--from", "0001-01-01T00:00:00+05:00"): "out of the calendar",
+    }
+    answers = await asyncio.gather(*(place.run(*arguments) for arguments in wrong))
+    for answer, complaint in zip(answers, wrong.values(), strict=True):
+        assert (answer.code, answer.out) == (2, ""), answer
+        assert complaint in " ".join(answer.err.replace("│", "").split()), answer.err
+
+
+async def test_key_expires_at_the_moment_that_is_given(place: Place, ada: dict[str, Any]) -> None:
+    for written, stored in (
+        ("2099-01-31", "2099-01-31T00:00:00+00:00"),
+        ("2099-01-31T02:00+02:00", "2099-01-31T00:00:00+00:00"),
+        ("2099-01-31 12:30:00", "2099-01-31T12:30:00+00:00"),
+    ):
+        made = (await place.run("keys", "create", "--user", ada["id"], "--expires", written, "--json")).value()
+        assert made["expires_at"] == stored
+
+
+async def test_full_disk_behind_the_output_is_one_line(place: Place, key: dict[str, Any]) -> None:
+    answer = await place.run("keys", "list", out=Path("/dev/full"))
+    assert (answer.code, answer.err) == (1, "gateway: [Errno 28] No space left on device\n"), key
 
 
 async def test_check_describes_a_configuration_or_its_problems(tmp_path: Path) -> None:

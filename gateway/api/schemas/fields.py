@@ -11,7 +11,6 @@ from functools import cache, partial
 from ipaddress import ip_network
 from math import isfinite
 from typing import Annotated, Any
-from unicodedata import category
 from zoneinfo import available_timezones
 
 from fastapi import Query
@@ -32,6 +31,7 @@ from gateway.clock import now
 from gateway.email_addresses import MAX_CHARACTERS
 from policies.billing.money import CURRENCIES
 from policies.billing.periods import LONGEST_TRIAL_DAYS
+from policies.wording import MAX_LINE_CHARACTERS, is_printable
 
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -44,9 +44,6 @@ MAX_CREDITS = 10**12
 # No currency of ISO 4217 has more than 4 decimal places; 18 digits in all are what the columns hold.
 AMOUNT_PLACES = 4
 MAX_AMOUNT = 10**14
-# Unicode's categories of controls, formats, surrogates, lines and paragraphs. Emoji and Persian need the joiners.
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_JOINERS = "\u200c\u200d"
 _NOISE = Decimal(2) ** -50  # a few steps of a double, whose fraction has 52 bits
 _IPV4 = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)){3}"
 _IPV6 = r"([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}|([0-9a-f]{1,4}:){1,6}:|:(:[0-9a-f]{1,4}){1,6}|::"
@@ -82,8 +79,7 @@ def _storable(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """No control characters, line ends or overrides of direction: a name stands in mails, logs and tables."""
-    if any(category(character) in _INVISIBLE and character not in _JOINERS for character in text):
+    if not is_printable(text):
         raise ValueError("must not hold control characters or line breaks")
     return text
 
@@ -191,7 +187,9 @@ _WHOLE = BeforeValidator(_whole)
 Storable = AfterValidator(_storable)
 
 Line = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_printable)
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LINE_CHARACTERS),
+    AfterValidator(_printable),
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000), Storable]
 Lines = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.cli.arguments import line
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object
 from gateway.cli.transactions import ACTOR, find_user, run_in_transaction
 from gateway.ledger.audit import audit_log
@@ -25,7 +26,7 @@ def group() -> None:
 def grant(
     user: Annotated[str, typer.Option(help="The user's id or e-mail address.")],
     amount: Annotated[int, typer.Option(min=1, max=MAX_PERIOD_CREDITS, help="Whole credits.")],
-    reason: Annotated[str, typer.Option(help="Stands in the ledger for ever.")],
+    reason: Annotated[str, typer.Option(parser=line, metavar="<str>", help="Stands in the ledger for ever.")],
     config: ConfigFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from secrets import token_bytes
 from typing import Annotated, Any
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.cli.arguments import MAX_SECONDS, future_moment, line
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object, print_rows
 from gateway.cli.transactions import ACTOR, find_user, run_in_transaction
 from gateway.clock import now
@@ -26,8 +27,11 @@ KeyId = Annotated[UUID, typer.Argument(help="The key's id, as `keys list` shows 
 @app.command()
 def create(
     user: Annotated[str, typer.Option(help="The user's id or e-mail address.")],
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
-    expires: Annotated[datetime | None, typer.Option(help="When it stops working, in UTC.")] = None,
+    name: Annotated[str, typer.Option(parser=line, metavar="<str>", help="What the key is for.")] = "default",
+    expires: Annotated[
+        datetime | None,
+        typer.Option(parser=future_moment, metavar="MOMENT", help="When it stops working; without an offset in UTC."),
+    ] = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -35,12 +39,11 @@ def create(
     """Create a key. It is shown this once."""
     settings = load_config(config, data_dir)
     secret = compose(settings.keys.prefix, token_bytes(ENTROPY_BYTES))
-    expires_at = expires.replace(tzinfo=UTC) if expires is not None and expires.tzinfo is None else expires
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         owner = await find_user(connection, user)
         fingerprint = api_keys.fingerprint(secret, settings.secrets.peppers)
-        key = await api_keys.create(connection, owner.id, fingerprint=fingerprint, name=name, expires_at=expires_at)
+        key = await api_keys.create(connection, owner.id, fingerprint=fingerprint, name=name, expires_at=expires)
         await _record(connection, "keys.create", key)
         return {**_key_fields(key), "key": secret.secret}
 
@@ -84,7 +87,9 @@ def revoke(key: KeyId, config: ConfigFile = None, data_dir: DataDir = None, as_j
 @app.command()
 def rotate(
     key: KeyId,
-    grace_seconds: Annotated[int, typer.Option(min=0, help="How long the old key goes on working.")] = 0,
+    grace_seconds: Annotated[
+        int, typer.Option(min=0, max=MAX_SECONDS, help="How long the old key goes on working.")
+    ] = 0,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,

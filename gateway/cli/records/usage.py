@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.cli.arguments import moment
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
 from gateway.cli.installation import open_database
 from gateway.cli.transactions import find_user
@@ -38,17 +39,6 @@ Write = Callable[[UsageRow], object]
 class Format(StrEnum):
     CSV = "csv"
     JSONL = "jsonl"
-
-
-def moment(text: str) -> datetime:
-    """A date or a timestamp (ISO 8601), in UTC without an offset."""
-    try:
-        parsed = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is neither a date such as 2026-01-31 nor a timestamp such as 2026-01-31T12:00:00Z"
-        ) from None
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
 
 
 @app.command()
@@ -76,8 +66,8 @@ def export(
     # Not among rows that go to the same terminal.
     shows_progress = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with _destination(output) as stream:
-        wanted, write = UsageFilter(since=since, until=until), _writer(form, stream)
-        asyncio.run(_export(settings, wanted, user, write=write, shows_progress=shows_progress))
+        wanted = UsageFilter(since=since, until=until)
+        asyncio.run(_export(settings, wanted, user, lambda: _writer(form, stream), shows_progress=shows_progress))
 
 
 @app.command()
@@ -86,13 +76,15 @@ def poison(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson 
     asyncio.run(_show_poison(load_config(config, data_dir), as_json=as_json))
 
 
-async def _export(config: Config, wanted: UsageFilter, user: str | None, *, write: Write, shows_progress: bool) -> None:
+async def _export(
+    config: Config, wanted: UsageFilter, user: str | None, begin: Callable[[], Write], *, shows_progress: bool
+) -> None:
     # Without a timeout: a reader of the output may be slow, and nobody else waits for these statements.
     async with open_database(config, statement_timeout_seconds=0) as (_, database), database.read() as connection:
         if user is not None:
             owner = await find_user(connection, user)
             wanted = UsageFilter(since=wanted.since, until=wanted.until, user_id=owner.id)
-        await _copy(connection, wanted, write, shows_progress=shows_progress)
+        await _copy(connection, wanted, begin(), shows_progress=shows_progress)
 
 
 async def _copy(connection: AsyncConnection, wanted: UsageFilter, write: Write, *, shows_progress: bool) -> None:

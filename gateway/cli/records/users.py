@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.cli.arguments import line
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object
 from gateway.cli.transactions import ACTOR, find_plan, run_in_transaction
 from gateway.clock import now
@@ -26,7 +27,7 @@ def group() -> None:
 @app.command()
 def create(
     email: Annotated[str, typer.Option(help="Unique, whatever its case.")],
-    name: Annotated[str | None, typer.Option(help="What to call them.")] = None,
+    name: Annotated[str | None, typer.Option(parser=line, metavar="<str>", help="What to call them.")] = None,
     plan: Annotated[str | None, typer.Option(help="Start a subscription to this plan, by name or id.")] = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
