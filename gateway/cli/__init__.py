@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
+
+INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 
 def main() -> None:
-    """Runs `gateway`. Exit codes: 0 done, 1 could not be done, 2 wrong usage or configuration.
+    """Runs `gateway`. Exit codes: 0 done, 1 could not be done, 2 wrong usage or configuration, 130 interrupted.
 
     No garbage is collected until the command is imported: there is none, and looking for it takes a sixth of a start.
     """
@@ -15,6 +18,8 @@ def main() -> None:
         from gateway.cli.main import run
 
         run()
+    except KeyboardInterrupt:  # while a command is imported
+        sys.exit(INTERRUPTED)
     finally:
         gc.enable()
 

@@ -1,6 +1,6 @@
 """One process of the gateway: it serves until a signal, drains and closes.
 
-SIGTERM and SIGINT stop it, and so does the end of its supervisor. SIGHUP reloads the configuration.
+SIGTERM stops it, and so does the end of its supervisor. SIGHUP reloads the configuration.
 """
 
 from __future__ import annotations
@@ -129,8 +129,7 @@ async def _report(supervisor: socket.socket, missing: Callable[[], Mapping[str, 
 
 def _on_signals(stop: asyncio.Event, reload: Callable[[], None] | None) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))
 
 

@@ -12,7 +12,8 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -113,6 +114,20 @@ class Supervisor:
                 _log.error("process_restart_failed", process=child.name, reason=str(failure))
 
 
+@contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """A process that starts meanwhile has the signal blocked for good.
+
+    A terminal sends SIGINT to all processes of the gateway; the supervisor alone is to act on it, since it stops the
+    others in order.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+
+
 class _Child:
     def __init__(self, spec: ChildSpec, environment: Mapping[str, str]) -> None:
         self.name = spec.name
@@ -137,16 +152,17 @@ class _Child:
         sockets = [each.fileno() for each in self._spec.sockets]
         arguments = [*self._spec.arguments, "--line", str(theirs.fileno())]
         arguments += [part for fd in sockets for part in ("--listen", str(fd))]
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gateway",
-            *arguments,
-            env=self._environment,
-            pass_fds=[theirs.fileno(), *sockets],
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=sys.stderr,
-        )
+        with _blocked(signal.SIGINT):
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gateway",
+                *arguments,
+                env=self._environment,
+                pass_fds=[theirs.fileno(), *sockets],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sys.stderr,
+            )
         theirs.close()
         reader, self._line = await asyncio.open_connection(sock=ours)
         await self._become_ready(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -34,3 +35,14 @@ def test_module_that_cannot_be_imported_is_not_an_unknown_command(name: str, mon
     monkeypatch.setattr(sys.modules["gateway.cli.main"], "import_module", broken)
     with pytest.raises(ImportError, match=f"the command {name}"):
         _Commands().get(name)
+
+
+def test_interrupt_while_a_command_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["gateway.cli.main"], "run", interrupted)
+    command_line = importlib.reload(sys.modules["gateway.cli"])  # importing the module `main` hid the function
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert stopped.value.code == 130

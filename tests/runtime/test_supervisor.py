@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -23,6 +24,25 @@ async def test_process_that_is_not_ready_in_time_is_ended_and_can_be_started_aga
             await child.start()
         assert await asyncio.wait_for(child.wait(), 60) == -signal.SIGKILL
     await child.stop(0)
+
+
+async def test_interrupt_of_a_terminal_is_left_to_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked: list[set[int]] = []
+
+    async def become_ready(child: supervisor._Child, _line: asyncio.StreamReader) -> None:
+        blocked.append(_blocked_signals(child.pid))
+
+    monkeypatch.setattr(supervisor._Child, "_become_ready", become_ready)
+    child = supervisor._Child(ChildSpec("proxy-0", ("child", "proxy")), os.environ)
+    await child.start()
+    await child.stop(60)
+    assert blocked == [{signal.SIGINT}]
+    assert signal.SIGINT not in _blocked_signals(os.getpid())
+
+
+def _blocked_signals(pid: int) -> set[int]:
+    (mask,) = re.findall(r"^SigBlk:\s(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return {number for number in range(1, signal.NSIG) if int(mask, 16) >> (number - 1) & 1}
 
 
 class Dead:
