@@ -27,6 +27,13 @@ _WORDS: Mapping[str, object] = {
 _DEEPEST = 16
 
 
+class _Fraction(Decimal):
+    """Stands in messages as a number, as whole ones do."""
+
+    def __repr__(self) -> str:
+        return f"{self:f}"
+
+
 @dataclass(slots=True)
 class Document:
     """The tree and the origin of each key. A key without a value (`key:`) is absent."""
@@ -121,4 +128,4 @@ def _scalar(text: str) -> object:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
         return int(text)
-    return Decimal(text) if _FRACTION.fullmatch(text) else text
+    return _Fraction(text) if _FRACTION.fullmatch(text) else text

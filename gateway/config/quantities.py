@@ -245,9 +245,11 @@ def _check_servers(parts: SplitResult, what: str) -> None:
 def decimal_amount(value: object) -> Decimal:
     """A non-negative amount, of money or credits, from a number or its text; never through binary fractions."""
     if isinstance(value, int | float | Decimal | str) and not isinstance(value, bool):
-        text = str(value).strip()
+        text = f"{value:f}" if isinstance(value, Decimal) else str(value).strip()  # `str` writes 1E-7
         if re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text, re.ASCII):
             return Decimal(text)
+        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+            raise ValueError(f"may have 12 digits before the point and 12 behind it, got {value!r}")
     raise ValueError(f"must be an amount of 0 or more such as 9.99, got {value!r}")
 
 

@@ -380,6 +380,8 @@ def test_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> None
             "did you mean currency?",
         ),
         ("server: {workers: true}", 1, "server.workers", "must be a whole number, got True"),
+        ("server: {workers: 1.5}", 1, "server.workers", "must be a whole number, got 1.5"),
+        ("billing: {tax_rate: 0.0000000000001}", 1, "billing.tax_rate", "may have 12 digits before the point and 12"),
         ("server: {workers: two}", 1, "server.workers", "must be a whole number, got 'two'"),
         ("server: [1]", 1, "server", "must be a mapping"),
         ("redis: {partitions: 0}", 1, "redis.partitions", "must be at least 1, got 0"),

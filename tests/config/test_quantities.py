@@ -21,6 +21,8 @@ from gateway.config import quantities
         (quantities.duration_seconds, "100ms", 0.1),
         (quantities.duration_seconds, "10m", 600.0),
         (quantities.duration_seconds, "3d", 259200.0),
+        (quantities.decimal_amount, Decimal("0.000000000001"), Decimal("1E-12")),
+        (quantities.decimal_amount, "0.0000001", Decimal("1E-7")),
         (quantities.http_origin, "HTTP://LocalHost:81/", "http://localhost:81"),
         (quantities.http_origin, "https://[::1]:8443", "https://[::1]:8443"),
         (quantities.http_url, "https://a.example/paid?x={y}", "https://a.example/paid?x={y}"),
