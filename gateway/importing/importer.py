@@ -22,7 +22,7 @@ from gateway.importing.mapping import InvalidMapping, SourceMapping
 from gateway.importing.payments import PaymentWriter
 from gateway.importing.records import Problem, Record, RecordReader, reader
 from gateway.importing.sections import Section
-from gateway.importing.source import MOST_DUPLICATES, SourceDatabase, SourceTable
+from gateway.importing.source import MOST_DUPLICATES, NoUsableKey, SourceDatabase, SourceTable
 from gateway.importing.subscriptions import CreditWriter, SubscriptionWriter
 from gateway.importing.targets import Result, Target, UnfitField, Writer
 from gateway.importing.usage import UsageWriter
@@ -114,7 +114,10 @@ class Importer:
     async def _readers(self, mapping: SourceMapping) -> dict[Section, RecordReader]:
         found = {}
         for section, wanted in mapping.tables().items():
-            table = await self._source.find_table(wanted.table, key=wanted.key, where=wanted.where)
+            try:
+                table = await self._source.find_table(wanted.table, key=wanted.key, where=wanted.where)
+            except NoUsableKey as error:
+                raise InvalidMapping(f"{section}.key: {error}") from error
             if table is not None:
                 found[section] = reader(section, wanted, table=table, source=mapping.source)
                 await self._check_keys_are_unique(table)

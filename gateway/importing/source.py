@@ -33,6 +33,10 @@ class SourceUnusable(Exception):  # noqa: N818 - a state of the world
     """The source cannot be read; the message says why, without the password."""
 
 
+class NoUsableKey(ValueError):  # noqa: N818 - named for the condition
+    """The table has no column to read it by in pages; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceTable:
     """A table of the source. `key_type` types the comparison with keys, where the database needs that."""
@@ -75,7 +79,7 @@ class SourceDatabase:
         return await self.run(look)
 
     async def find_table(self, named: str, *, key: str | None, where: str | None) -> SourceTable | None:
-        """None for an unknown table. Raises SourceUnusable for one without a key."""
+        """None for an unknown table. Raises NoUsableKey."""
         schema, _, name = named.rpartition(".")
 
         def look(connection: Connection) -> tuple[list[Any], list[str]] | None:
@@ -93,9 +97,9 @@ class SourceDatabase:
         types = {each["name"]: each["type"] for each in described[0]}
         chosen = key or (described[1][0] if len(described[1]) == 1 else None)
         if chosen is None:
-            raise SourceUnusable(f"{named}: has no primary key of one column; name a unique column with `key`")
+            raise NoUsableKey(f"{named} has no primary key of one column; name a unique column")
         if chosen not in types:
-            raise SourceUnusable(f"{named}: has no column {chosen}; there are {', '.join(types)}")
+            raise NoUsableKey(f"{named} has no column {chosen}; it has {', '.join(types)}")
         key_type = types[chosen] if self.name.startswith("postgresql") else None
         return SourceTable(name, schema or None, chosen, tuple(types), where, key_type)
 

@@ -67,6 +67,7 @@ def test_a_mapping_file_that_is_wrong_says_where(written: str, complaint: str) -
     [
         ({"table": "user"}, "there is no table user; there are people"),
         ({"table": "people", "fields": {"email": "e"}}, "people has no column e; it has id, mail, kind"),
+        ({"table": "people", "key": "uid"}, "users.key: people has no column uid; it has id, mail, kind"),
         ({"table": "people", "key": "kind"}, "people.kind: is no key, several rows have a"),
     ],
 )
