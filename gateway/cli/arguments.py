@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import MAXYEAR, UTC, datetime
+from pathlib import Path
 
 import typer
 
@@ -43,6 +44,18 @@ def future_moment(text: str) -> datetime:
     if found.year == MAXYEAR:  # the end of time is what PostgreSQL calls infinity
         raise typer.BadParameter(f"{text!r} is out of the calendar")
     return found
+
+
+def replaceable_file(path: Path | None) -> Path | None:
+    """What a complete file may take the name of: nothing, or a file. A link stays, and what it leads to is replaced.
+
+    A file that took the name of /dev/null would break the machine.
+    """
+    if path is None:
+        return None
+    if not path.name or (path.exists() and not path.is_file()):
+        raise typer.BadParameter(f"{str(path)!r} is not the name of a file, which could be replaced")
+    return path.resolve() if path.is_symlink() else path
 
 
 def is_text(argument: str) -> bool:

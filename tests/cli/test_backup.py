@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from redis.asyncio import Redis
 
+from gateway.cli.arguments import replaceable_file
 from gateway.embedded.stores import Stores
 from gateway.ledger.db import schema
 from tests.cli.commands import Answer, run
@@ -68,3 +70,19 @@ async def test_backup_restored_by_command_under_other_names_reconciles_to_zero(
         await second("credits", "grant", "--user", user["id"], "--amount", "1", "--reason", "x", "--json")
     ).value()
     assert granted["amount"] == 1
+
+
+async def test_output_replaces_no_device_pipe_or_link(tmp_path: Path) -> None:
+    """`gateway backup /dev/null` as root left a file in the place of the device."""
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    refused = [
+        await run(*command, environ=ENVIRON)
+        for command in (("backup", str(pipe)), ("backup", ""), ("usage", "export", "--output", str(pipe)))
+    ]
+    assert [answer.code for answer in refused] == [2, 2, 2]
+    assert all("which could be" in answer.err for answer in refused), refused
+    assert pipe.is_fifo()
+    link.symlink_to(file)
+    assert replaceable_file(link) == file
+    assert replaceable_file(file) == file

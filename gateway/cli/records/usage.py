@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.cli.arguments import moment
+from gateway.cli.arguments import moment, replaceable_file
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
 from gateway.cli.installation import open_database
 from gateway.cli.transactions import find_user
@@ -54,7 +54,10 @@ def export(
     ] = Format.CSV,
     user: Annotated[str | None, typer.Option(help="Only this user's, by id or e-mail address.")] = None,
     output: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="A file, which appears when it is complete; else stdout.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, callback=replaceable_file, help="A file, which appears when it is complete; else stdout."
+        ),
     ] = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,

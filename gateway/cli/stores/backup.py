@@ -15,6 +15,7 @@ from gateway.backup.backup_file import BackupReader, Manifest
 from gateway.backup.dump import back_up
 from gateway.backup.restore import Restored
 from gateway.backup.restore import restore as restore_backup
+from gateway.cli.arguments import replaceable_file
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object
 from gateway.cli.installation import connect, open_redis
 from gateway.cli.transactions import ACTOR
@@ -28,12 +29,16 @@ from gateway.workers.usage.store_watch import PostgresEpochRegister
 
 app = typer.Typer()
 
-BackupFile = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="The file of the backup.")]
+_ABOUT_FILE = "The file of the backup."
+BackupFile = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help=_ABOUT_FILE)]
+NewBackupFile = Annotated[
+    Path, typer.Argument(metavar="FILE", dir_okay=False, callback=replaceable_file, help=_ABOUT_FILE)
+]
 
 
 @app.command()
 def backup(
-    file: BackupFile,
+    file: NewBackupFile,
     without_journal: Annotated[
         bool,
         typer.Option("--without-journal", help="Do not read Redis: calls that PostgreSQL has not stored are left out."),
