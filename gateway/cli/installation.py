@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
@@ -9,7 +10,9 @@ from dataclasses import fields
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway import logs
 from gateway.config import Config, PlanSpec
+from gateway.config.secrets import COMMAND
 from gateway.ledger.accounts import peppers
 from gateway.ledger.audit import audit_chain
 from gateway.ledger.catalogue import configured_plans
@@ -37,10 +40,17 @@ async def open_database(
 
     A timeout of 0 bounds no statement. Raises SchemaUnfit, DatabaseUnavailable.
     """
+    log_warnings()
     async with open_store_servers(config) as stores:
         await prepare(config, stores)
         async with connect(config, stores, statement_timeout_seconds=statement_timeout_seconds) as database:
             yield stores, database
+
+
+def log_warnings() -> None:
+    """Has the lines of a command that logs nothing otherwise on stderr; by default they are among its output."""
+    if not structlog.is_configured():
+        logs.configure(role=COMMAND, level=logging.WARNING)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli.console import ConfigFile, DataDir, load_config
+from gateway.cli.installation import log_warnings
 from gateway.config import Config
 from gateway.ledger.db import schema
 from gateway.runtime.stores import open_store_servers
@@ -47,6 +48,7 @@ def migrate(
 
 
 async def _move(config: Config, step: Step) -> str:
+    log_warnings()
     async with open_store_servers(config) as store_urls:
         if step is Step.UP:
             return f"at {await schema.upgrade(store_urls.database_url)}"

@@ -232,6 +232,18 @@ async def test_full_disk_behind_the_output_is_one_line(place: Place, key: dict[s
     assert (answer.code, answer.err) == (1, "gateway: [Errno 28] No space left on device\n"), key
 
 
+async def test_warnings_are_not_among_the_output(place: Place, ada: dict[str, Any]) -> None:
+    old = json.loads((place.folder / "secrets.json").read_text())["GATEWAY_KEY_PEPPER"]
+    newer = {"GATEWAY_KEY_PEPPER": f"2:{'n' * 32},1:{old}"}
+    where = ("--config", str(place.folder / "gateway.yaml"), "--data-dir", str(place.folder))
+    made = (await run("keys", "create", "--user", ada["id"], "--json", *where, environ=newer)).value()
+    warned = await place.run("keys", "list", "--json")
+    assert made["id"] in {json.loads(line)["id"] for line in warned.out.splitlines()}
+    (line,) = warned.err.splitlines()
+    assert (json.loads(line)["event"], json.loads(line)["versions"]) == ("pepper_missing", [2])
+    assert (await place.run("keys", "revoke", made["id"])).code == 0
+
+
 async def test_check_describes_a_configuration_or_its_problems(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text(CONFIG)
