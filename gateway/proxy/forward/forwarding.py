@@ -30,6 +30,13 @@ from gateway.upstream.response import Response
 from policies.model import Outcome, Refused
 
 STREAMED_FROM_BYTES = 32 * 1024
+# What the gateway says of each request, unless the configuration says it.
+_GENERATED = frozenset(
+    (
+        *(b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"via"),
+        *(b"x-request-id", b"traceparent", b"tracestate"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,15 +280,6 @@ def render_request_fields(
             return HeaderBlock(cache.request_block + generated)
         cache.identity_block, cache.destination = identity_block, destination
     return HeaderBlock(cache.request_block + inbound.forwarded_headers + tracing_block(inbound, request_id))
-
-
-# What the gateway says of each request, unless the configuration says it.
-_GENERATED = frozenset(
-    (
-        *(b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"via"),
-        *(b"x-request-id", b"traceparent", b"tracestate"),
-    )
-)
 
 
 def _without_length(headers: Sequence[Header]) -> list[Header]:
