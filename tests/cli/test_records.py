@@ -136,6 +136,15 @@ async def test_granted_credits_are_in_the_balance_the_audit_log_and_redis(place:
     assert untold == 0
 
 
+async def test_file_without_plans_overwrites_none_by_those_of_the_gateway(place: Place) -> None:
+    bare = place.folder / "bare.yaml"
+    bare.write_text("portal: {enabled: false}\n")
+    before = (await place.run("plans", "list", "--json")).out
+    refused = await place.run("plans", "apply", str(bare), "--yes")
+    assert (refused.code, "has no `plans`" in refused.err) == (2, True), refused
+    assert (await place.run("plans", "list", "--json")).out == before
+
+
 @pytest.mark.usefixtures("ada", "key")  # made on the plans as they are before
 async def test_plans_are_applied_after_showing_what_changes(place: Place) -> None:
     applied = ("plans", "apply", str(place.folder / "applied.yaml"), "--json")

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_rows
 from gateway.cli.installation import configured_plan, route_permissions
 from gateway.cli.transactions import ACTOR, dry_run, run_in_transaction
+from gateway.config.document import read_yaml
 from gateway.ledger.audit import audit_log
 from gateway.ledger.catalogue import configured_plans, plans
 from gateway.ledger.catalogue.configured_plans import PlanChange
@@ -58,6 +59,8 @@ def apply(
 ) -> None:
     """Make the plans be as the file has them: those it names are created or overwritten, others stay."""
     written = [configured_plan(spec) for spec in load_config(file, persist_secrets=False, roles=()).plans]
+    if read_yaml(file.read_text(), str(file)).tree.get("plans") is None:  # the gateway's own would stand for them
+        raise typer.BadParameter(f"{file} has no `plans`, so there is nothing to apply", param_hint="FILE")
     settings = load_config(config, data_dir)
 
     async def work(connection: AsyncConnection) -> list[dict[str, Any]]:
