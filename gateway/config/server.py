@@ -34,7 +34,7 @@ DEFAULT_HEALTH = Address("127.0.0.1", 8082)
 
 def _origins(value: object) -> list[str]:
     """Exact origins, spelt as browsers spell them."""
-    written = [value] if isinstance(value, str) else value
+    written = quantities.listed(value)
     if not isinstance(written, list | tuple):
         raise ValueError("must be a list of origins such as [https://app.example.com]")
     return [_origin(each) for each in written]
@@ -50,7 +50,7 @@ def _origin(value: object) -> str:
 
 
 def _host_names(value: object) -> list[str]:
-    written = [value] if isinstance(value, str) else value
+    written = quantities.listed(value)
     if not isinstance(written, list | tuple):
         raise ValueError("must be a list of host names such as [gateway-admin.example.com]")
     for name in written:

@@ -6,10 +6,13 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, cast
 
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from gateway.cli.arguments import replaceable_file
+from gateway.cli.stores.backup import _rebuild_redis
 from gateway.embedded.stores import Stores
 from gateway.ledger.db import schema
 from tests.cli.commands import Answer, run
@@ -86,3 +89,12 @@ async def test_output_replaces_no_device_pipe_or_link(tmp_path: Path) -> None:
     link.symlink_to(file)
     assert replaceable_file(link) == file
     assert replaceable_file(file) == file
+
+
+async def test_restore_says_why_redis_is_out_of_reach() -> None:
+    with capture_logs() as logged:
+        outcome = await _rebuild_redis(cast(Any, None), "redis://127.0.0.1:1/0", cast(Any, None))
+    assert outcome == "out of reach"
+    ((event, reason),) = ((each["event"], each["reason"]) for each in logged)
+    assert event == "redis_out_of_reach"
+    assert "127.0.0.1:1" in reason

@@ -278,12 +278,16 @@ def test_every_kind_of_setting_can_come_from_the_environment(load_text: Load) ->
 def test_list_in_a_variable_may_be_parts_between_commas(load_text: Load) -> None:
     environ = {
         "GATEWAY_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+        "GATEWAY_SERVER__CORS__ORIGINS": "https://a.example.com, https://b.example.com",
+        "GATEWAY_SERVER__ADMIN_HOSTS": "a.example.com,b.example.com",
         "GATEWAY_UPSTREAMS__AI__TARGETS": "http://one,http://two",
     }
 
     config = load_text("", environ)
 
     assert [str(network) for network in config.server.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert config.server.cors.origins == ("https://a.example.com", "https://b.example.com")
+    assert config.server.admin_hosts == ("a.example.com", "b.example.com")
     assert config.upstreams[0].targets == ("http://one", "http://two")
 
 

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 
 from gateway import logs
@@ -28,6 +29,7 @@ from gateway.runtime.stores import open_store_servers
 from gateway.workers.usage.store_watch import PostgresEpochRegister
 
 app = typer.Typer()
+_log = structlog.get_logger()
 
 _ABOUT_FILE = "The file of the backup."
 BackupFile = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help=_ABOUT_FILE)]
@@ -136,6 +138,7 @@ async def _rebuild_redis(config: Config, url: str, database: Database) -> str:
             register = PostgresEpochRegister(database)
             meter = Meter(redis_client, partitions=config.redis.partitions, owner=ACTOR, register=register)
             begun = await meter.rebuild()
-    except MeterUnavailable:
+    except MeterUnavailable as error:
+        _log.warning("redis_out_of_reach", reason=str(error))
         return "out of reach"
     return "rebuilt" if len(begun) == config.redis.partitions else "rebuilt in part"
