@@ -46,6 +46,8 @@ BEYOND_SCHEMAS = {
     "is a month that has not begun": "nor does a schema know the month",
     "billing_interval_count: at most": "the most depends on the interval",
     "needs group_by": "compares what two parameters say",
+    "sort: must be one of": "what may be sorted by depends on the grouping",
+    "q: Value should have at least": "the length is that without spaces around it",
     "must be another plan": "as here, the plan with its own id",
     "are part of input_tokens": "nor are two counts compared",
     "two variants have the same name": "nor the members of a list",

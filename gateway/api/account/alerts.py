@@ -9,14 +9,13 @@ from pydantic import AfterValidator, Field
 
 from gateway.api.account.dependencies import Me
 from gateway.api.openapi import SIGNED_IN
-from gateway.api.schemas.fields import PositiveCount, PositiveCredits
+from gateway.api.schemas.fields import PositiveCredits, WholePercent
 from gateway.api.schemas.pages import PatchModel, ResponseModel, unset
 from gateway.ledger.credits import thresholds
 
 router = APIRouter(prefix="/me", tags=["credits"], responses=SIGNED_IN)
 
 MAX_PERCENTS = 5
-Percent = Annotated[PositiveCount, Field(le=100)]
 _WHAT_PERCENTS = "Told once a period, when so much of its credits is used; empty: never."
 _WHAT_BALANCE = "Told each time that a call takes the balance below this; null: never."
 
@@ -33,7 +32,7 @@ class Alerts(ResponseModel):
 
 
 class AlertsPatch(PatchModel):
-    percents: Annotated[list[Percent], Field(max_length=MAX_PERCENTS), AfterValidator(_rising)] = unset()
+    percents: Annotated[list[WholePercent], Field(max_length=MAX_PERCENTS), AfterValidator(_rising)] = unset()
     balance_below: PositiveCredits | None = None
 
 

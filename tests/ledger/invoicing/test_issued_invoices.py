@@ -231,7 +231,8 @@ async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tu
             await voided(connection, issued.pop(), at)
         elif step == "issue":
             with suppress(InUse):
-                issued.append(await invoiced(connection, mine, at))
+                found = await invoiced(connection, mine, at)
+                issued += [found] if found.total else []  # one that asks for nothing is paid, and cannot become void
         elif step != "void":
             await changed(connection, mine, at, plan_id=step)
     total = "SELECT sum(total) FROM invoices WHERE subscription_id = :id AND status IN ('open', 'paid')"
