@@ -36,6 +36,7 @@ def main() -> None:
     visiting.add_argument(
         "--first", action="store_true", help="calls get a core before pages do, by a real-time priority"
     )
+    visiting.add_argument("--apart", action="store_true", help="calls have a core by `server.worker_cores`")
     given = parser.parse_args()
     print(describe(), flush=True)
     if given.command == "fill":
@@ -51,6 +52,7 @@ def main() -> None:
             calls_per_second=given.calls_per_second,
             only=given.only,
             is_first=given.first,
+            is_apart=given.apart,
         )
 
 

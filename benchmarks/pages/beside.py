@@ -1,7 +1,7 @@
 """What people who click cost the calls beside them: the gateway's share of a call, with and without them.
 
-Rounds with people and without take turns: pages are work of another process, on the same cores. Half of the people are
-customers in the portal, half operators in the console.
+Rounds with people and without take turns: pages are work of another process, on the same cores unless
+`server.worker_cores` says otherwise. Half of the people are customers in the portal, half operators in the console.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ _CONSOLE_PAGES: Sequence[str] = (
     "/console/audit",
     "/console/system",
 )
+_CORE_OF_CALLS = 0
 _PORTAL = "portal: {url: http://127.0.0.1}\n"
 
 Round = tuple[float, ...]
@@ -47,29 +48,42 @@ _COLUMNS = ("p50 ms", "p99 ms", "p99 ms of the client", "the proxy waits for a c
 
 
 def measure(
-    *, people: int, rounds: int, seconds: int, reading_seconds: float, calls_per_second: int, only: str, is_first: bool
+    *,
+    people: int,
+    rounds: int,
+    seconds: int,
+    reading_seconds: float,
+    calls_per_second: int,
+    only: str,
+    is_first: bool,
+    is_apart: bool,
 ) -> None:
     """Prints the medians of both kinds of rounds, and the ratios of their p99. `only` is the pages that people read.
 
     `is_first` gives calls a core whenever they can use one: what is left then is what pages cost the loop of calls.
+    `is_apart` gives them a core for themselves, with those who make and answer them.
     """
     alone: list[Round] = []
     beside: list[Round] = []
     pages: list[float] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        more = f", worker_cores: [{_CORE_OF_CALLS}]" if is_apart else ""
         upstream = stack.enter_context(nginx.upstream(folder))
-        contender, printed = stack.enter_context(ours.serving(folder, upstream, more_routes=_PORTAL))
+        contender, printed = stack.enter_context(ours.serving(folder, upstream, more_routes=_PORTAL, more_server=more))
         calls = replace(_CALL, pause_ms=round(1000 * CONNECTIONS / calls_per_second))
         on_path = (contender.processes, contender.behind["Valkey"])
+        answering = pids_running(Family.of(os.getpid()), "nginx")
         if is_first:
-            for each in (*on_path, pids_running(Family.of(os.getpid()), "nginx")):
+            for each in (*on_path, answering):
                 _put_first(each)
+        if is_apart:
+            for pid in answering.pids:
+                os.sched_setaffinity(pid, {_CORE_OF_CALLS})
+            os.sched_setaffinity(0, os.sched_getaffinity(0) - {_CORE_OF_CALLS})
 
         def load() -> Sample:
-            if not is_first:
-                return drive(contender, calls, folder, seconds=seconds)
-            with _first():
+            with _first() if is_first else _apart() if is_apart else nullcontext():
                 return drive(contender, calls, folder, seconds=seconds)
 
         def time_calls() -> Round:
@@ -118,6 +132,17 @@ def _first() -> Iterator[None]:
         yield
     finally:
         _schedule(0, os.SCHED_OTHER, priority=0)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """For what this thread starts meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {_CORE_OF_CALLS})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _schedule(thread: int, policy: int, *, priority: int) -> None:

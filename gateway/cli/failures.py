@@ -18,6 +18,7 @@ from gateway.ledger.db.pooler import UnfitPooler
 from gateway.ledger.db.schema import SchemaUnfit, UnknownRevision
 from gateway.ledger.db.session import DatabaseUnavailable, InvalidDatabaseUrl
 from gateway.meter.client.errors import MeterUnavailable, UnsupportedServer
+from gateway.runtime.serving import CoresUnusable
 from gateway.runtime.sockets import AddressUnusable
 from gateway.runtime.supervisor import ChildFailed
 
@@ -25,6 +26,7 @@ _EXPECTED = (
     AddressUnusable,
     AlreadyExists,
     BackupDamaged,
+    CoresUnusable,
     ChildFailed,
     DatabaseUnavailable,
     EmbeddedError,

@@ -19,7 +19,7 @@ from gateway.cli.forked import ForkedWork, Work, forked
 from gateway.config import Config, describe
 from gateway.config.secrets import ADMIN_TOKEN
 from gateway.embedded.locks import serve_lock
-from gateway.runtime.serving import EVERYTHING, HEALTH, Role, catch_stop_signals, serving
+from gateway.runtime.serving import EVERYTHING, HEALTH, Role, catch_stop_signals, keep_off, serving
 from gateway.runtime.stores import StoreUrls, open_store_servers
 
 app = typer.Typer()
@@ -69,6 +69,7 @@ def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, a
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else it would end a gateway that is starting
     loaded = read()
     logs.configure(role="supervisor", level=loaded.log.level_number, form=loaded.log.format)
+    keep_off(loaded.server.worker_cores)
     with forked(partial(_load_preparation, loaded)) as preparation:
         asyncio.run(_serve(read, roles, config=loaded, preparation=preparation, as_json=as_json))
 

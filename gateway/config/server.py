@@ -59,6 +59,17 @@ def _host_names(value: object) -> list[str]:
     return list(written)
 
 
+def _cores(value: object) -> tuple[int, ...]:
+    """A variable that names one core is read as a number."""
+    written = [value] if isinstance(value, int) else quantities.listed(value)
+    if not isinstance(written, list | tuple):
+        raise ValueError("must be a list of cores such as [0, 1]")
+    for core in written:
+        if isinstance(core, bool) or not re.fullmatch(r"[0-9]{1,4}", str(core), re.ASCII):
+            raise ValueError(f"must be numbers of cores, which count from 0, got {core!r}")
+    return tuple(sorted({int(core) for core in written}))
+
+
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 
 
@@ -96,6 +107,15 @@ class Server:
         ),
     ] = ()
     workers: Annotated[Positive, about("Processes of the public listener.")] = 1
+    worker_cores: Annotated[
+        tuple[int, ...],
+        BeforeValidator(_cores),
+        Kind("list of numbers of cores, such as `[0]`"),
+        about(
+            "Cores for public workers and an embedded Valkey alone, so that calls wait for no page, report or backup; "
+            "all else that this gateway starts has the others. Linux only."
+        ),
+    ] = ()
     trusted_proxies: Annotated[
         tuple[Network, ...],
         BeforeValidator(quantities.listed),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -39,13 +39,19 @@ class Stores:
 
     @classmethod
     async def open(
-        cls, data_dir: Path, *, must_own: bool = False, durable: bool = True, patience_seconds: float = 15.0
+        cls,
+        data_dir: Path,
+        *,
+        must_own: bool = False,
+        durable: bool = True,
+        patience_seconds: float = 15.0,
+        valkey_cores: Sequence[int] = (),
     ) -> Self:
         """Joins the stores that run in `data_dir`, else starts them.
 
         With `must_own` it waits until their present owner has closed them, instead of joining. `durable` False turns
-        off flushing to disk, for tests. Raises EmbeddedError, a single line, after `patience_seconds`, or when a server
-        does not start.
+        off flushing to disk, for tests. Valkey keeps to `valkey_cores`, if there are any. Raises EmbeddedError, a
+        single line, after `patience_seconds`, or when a server does not start.
         """
         folder = prepare_data_dir(data_dir)
         deadline = monotonic_seconds() + patience_seconds
@@ -57,7 +63,7 @@ class Stores:
                     f"the stores in {folder} are held by process {lock_holder(folder / 'stores.lock')}"
                 )
             await asyncio.sleep(_POLL_SECONDS)
-        owner = _Owner(folder, lock, durable=durable)
+        owner = _Owner(folder, lock, durable=durable, valkey_cores=valkey_cores)
         return cls(await owner.start(), owner)
 
     @property
@@ -92,13 +98,13 @@ class Stores:
 class _Owner:
     """The one process that runs the servers of a data directory, by its lock."""
 
-    def __init__(self, folder: Path, lock: FileLock, *, durable: bool) -> None:
+    def __init__(self, folder: Path, lock: FileLock, *, durable: bool, valkey_cores: Sequence[int]) -> None:
         self._saved = folder / "stores.json"
         self._guests = folder / "guests.lock"
         self._cluster = folder / "postgres"
         self._lock = lock
         self._postgres = Postgres(folder, durable=durable)
-        self._valkey = Valkey(folder, durable=durable)
+        self._valkey = Valkey(folder, durable=durable, cores=valkey_cores)
 
     async def start(self) -> Endpoints:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +20,12 @@ _ANSWER_SECONDS = 2.0
 
 
 class Valkey:
-    """The server of one data directory. `durable` False leaves flushing to the kernel, for tests."""
+    """The server of one data directory. `durable` False leaves flushing to the kernel, for tests.
 
-    def __init__(self, data_dir: Path, *, durable: bool) -> None:
+    It answers on `cores`, if there are any, and rewrites its file on the others.
+    """
+
+    def __init__(self, data_dir: Path, *, durable: bool, cores: Sequence[int] = ()) -> None:
         self._program = ServerProgram(
             name="Valkey",
             folder=data_dir / "valkey",
@@ -29,6 +34,7 @@ class Valkey:
             stop_signal=signal.SIGTERM,
             abort_signal=signal.SIGKILL,
         )
+        self._cores = cores
         self._file = AppendOnlyFile(self._program.folder, durable=durable)
         self._server: ServerProcess | None = None
 
@@ -42,7 +48,7 @@ class Valkey:
             self._program.folder.mkdir(mode=0o700)
             chown_to_server_user(self._program.folder)
         # By standard input: other users can read a process's arguments, and the configuration holds the password.
-        configuration = _configuration(endpoint)
+        configuration = _configuration(endpoint) + _cpu_lists(self._cores)
         self._server = ServerProcess(self._program, [str(find_valkey()), "-"], stdin=configuration.encode())
         await self._server.wait_ready(lambda: is_ready(endpoint), _READY_SECONDS)
 
@@ -95,3 +101,14 @@ def _configuration(endpoint: Endpoint) -> str:
             "",
         )
     )
+
+
+def _cpu_lists(cores: Collection[int]) -> str:
+    if not cores:
+        return ""
+    others = os.sched_getaffinity(0).difference(cores)
+    return f"server-cpulist {_listed(cores)}\naof-rewrite-cpulist {_listed(others)}\n"
+
+
+def _listed(cores: Collection[int]) -> str:
+    return ",".join(map(str, sorted(cores)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -60,6 +61,8 @@ async def run_child(
     ]
     async with AsyncExitStack() as stack:
         if Role.PROXY in roles:
+            if config.server.worker_cores:  # which the supervisor, and so this process, was kept off
+                os.sched_setaffinity(0, config.server.worker_cores)
             handler = await stack.enter_async_context(data_plane(config, readiness))
             account = await stack.enter_async_context(account_api(config, routes))
             forwarder = await stack.enter_async_context(portal_forwarding(config, wiring.portal))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 
@@ -35,6 +36,10 @@ class Role(StrEnum):
     WORKER = "worker"
     PORTAL = "portal"
     UPSTREAM = "upstream"
+
+
+class CoresUnusable(Exception):  # noqa: N818 - reads as the sentence it is
+    """`server.worker_cores` cannot be kept here; the message says why."""
 
 
 HEALTH = "health"
@@ -101,6 +106,25 @@ async def serving(
                 watching.cancel()
                 with suppress(asyncio.CancelledError):
                     await watching
+
+
+def keep_off(worker_cores: Collection[int]) -> None:
+    """Keeps this process, and all that it starts, off the cores that are for calls. Raises CoresUnusable."""
+    if not worker_cores:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise CoresUnusable("server.worker_cores: only Linux keeps processes to cores; leave it out")
+    usable, wanted = os.sched_getaffinity(0), set(worker_cores)
+    if not wanted < usable:
+        raise CoresUnusable(
+            f"server.worker_cores: this gateway may use the cores {_listed(usable)}; name some of them, and leave one "
+            f"for the rest, got {_listed(wanted)}"
+        )
+    os.sched_setaffinity(0, usable - wanted)
+
+
+def _listed(cores: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
 
 
 def catch_stop_signals() -> asyncio.Event:

@@ -25,7 +25,7 @@ async def open_store_servers(config: Config, *, must_own: bool = False) -> Async
     if EMBEDDED not in (config.database.url, config.redis.url):
         yield StoreUrls(config.database.url, config.redis.url)
         return
-    async with await Stores.open(config.data_dir, must_own=must_own) as stores:
+    async with await Stores.open(config.data_dir, must_own=must_own, valkey_cores=config.server.worker_cores) as stores:
         supervision = asyncio.create_task(stores.keep_running()) if must_own else None
         try:
             yield StoreUrls(

@@ -84,6 +84,20 @@ def test_origin_that_is_not_exact_is_refused(problems_of: Problems, origin: str)
     assert problem.key == "server.cors.origins"
 
 
+@pytest.mark.parametrize(
+    ("written", "cores"), [("0", (0,)), ("[2, 0, 2]", (0, 2)), ("'0,1'", (0, 1)), ("[]", ())], ids=str
+)
+def test_cores_are_read_once_each(load_text: Load, written: str, cores: tuple[int, ...]) -> None:
+    assert load_text(f"server: {{worker_cores: {written}}}").server.worker_cores == cores
+
+
+@pytest.mark.parametrize("written", ["[true]", "true", "[-1]", "-1", "[one]", "[1.5]", "{0: 1}", "[[0]]"])
+def test_core_that_is_no_number_is_refused(problems_of: Problems, written: str) -> None:
+    (problem,) = problems_of(f"server: {{worker_cores: {written}}}")
+
+    assert problem.key == "server.worker_cores"
+
+
 def test_missing_default_file_is_an_empty_file(tmp_path: Path, load_text: Load) -> None:
     without = load(None, SECRETS, overrides={"data_dir": str(tmp_path)})
     empty = load_text("", data_dir=str(tmp_path))
