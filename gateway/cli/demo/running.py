@@ -29,7 +29,7 @@ from gateway.config import Config
 from gateway.demo.store import STORE_ID, variant_id
 from gateway.embedded.locks import serve_lock
 from gateway.ledger.catalogue import plans
-from gateway.runtime.serving import EVERYTHING, Role, catch_stop_signals, serving
+from gateway.runtime.serving import EVERYTHING, Role, catch_stop_signals, keep_off, serving
 from gateway.runtime.sockets import bind, url_of
 from gateway.runtime.stores import StoreUrls, open_store_servers
 from policies.billing.money import to_minor
@@ -89,6 +89,7 @@ async def _run(read_config: Callable[[], Config], *, as_json: bool, with_month: 
     """
     config = read_config()
     logs.configure(role="supervisor", level=config.log.level_number, form=config.log.format)
+    keep_off(config.server.worker_cores)
     async with AsyncExitStack() as stack:
         stack.enter_context(serve_lock(config.data_dir))
         stores = await stack.enter_async_context(open_store_servers(config, must_own=True))
