@@ -38,11 +38,15 @@ class PaymentStatus(StrEnum):
 
 
 class Settlement(StrEnum):
-    """What became of the payment of the provider's present period. An advance begins the period before it is paid."""
+    """What became of the payment of the provider's present period. An advance begins the period before it is paid.
+
+    Dropped: the subscription ended, or stopped, before its invoice was charged.
+    """
 
     PAID = "paid"
     ADVANCED = "advanced"
     UNPAID = "unpaid"
+    DROPPED = "dropped"
 
 
 class DisputeStatus(StrEnum):
@@ -221,6 +225,8 @@ class Snapshot:
     gone_card_id: str | None = None
 
 
+# Stripe charges no draft of these by itself.
+_STOPPED = (Status.PAUSED, Status.CANCELED, Status.EXPIRED)
 FIRST_RETRY = timedelta(seconds=5)
 LAST_RETRY = timedelta(hours=6)
 # Together about three days, as long as Stripe itself tries to deliver.
@@ -301,6 +307,8 @@ def settlement_of(
         return Settlement.PAID
     if is_advance(remote, stored=stored, paid_until=paid_until, serves_past_due=serves_past_due):
         return Settlement.ADVANCED
+    if remote.is_pending and remote.status in _STOPPED:
+        return Settlement.DROPPED
     if remote.is_pending or (serves_past_due and is_served(remote, stored=stored)):
         return None
     return Settlement.UNPAID

@@ -41,6 +41,10 @@ async def renewing(stack: PaymentStack, fake_stripe: FakeStripe) -> tuple[User, 
     return user, draft
 
 
+def subscription_of(invoice: Object) -> str:
+    return str(invoice["parent"]["subscription_details"]["subscription"])
+
+
 @pytest.mark.parametrize("heard_after", [0, 5, 35, 65], ids=lambda minutes: f"{minutes} minutes")
 async def test_no_call_is_refused_while_the_invoice_is_a_draft_for_65_minutes(
     stripe_stack: PaymentStack,
@@ -184,6 +188,39 @@ async def test_paused_collection_advances_nothing(
     assert (await stripe_stack.billing_state(user)).granted == 1000
     await stripe_stack.expire(user, at=ended + MINUTE)  # no payment of the next period is under way
     assert await stripe_stack.balance(user) == 0
+
+
+async def test_advance_is_taken_back_when_the_subscription_ends_before_it_is_charged(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """Stripe keeps the draft, and charges it no more."""
+    user, draft = await renewing(stripe_stack, fake_stripe)
+    await spend(stripe_stack, user, 30)
+    fake_stripe.end(subscription_of(draft))
+    await deliver_all(stripe_stack, fake_stripe)
+    ended = await current_subscription(stripe_stack, user)
+    assert (ended.status, ended.past_due_since, await stripe_stack.balance(user)) == ("canceled", None, -30)
+    fake_stripe.pay(draft)  # the seller collects it by hand
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == 970
+
+
+async def test_advance_is_taken_back_when_another_subscription_takes_the_place_of_its_own(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """It was begun in another window, and ends the first one at Stripe."""
+    user = await stripe_stack.create_user()
+    begun = await stripe_stack.subscribe(user, "basic")
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await spend(stripe_stack, user, 1000)
+    fake_stripe.begin_renewal(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    fake_stripe.pay_checkout(begun.provider_checkout_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == 1100
+    fake_stripe.end(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == 100
 
 
 @pytest.mark.parametrize(("days_after_end", "is_ending"), [(0, True), (60, False)])

@@ -75,6 +75,7 @@ async def sync_from_provider(
     if before.provider_synced_at is not None and now < before.provider_synced_at:
         return before
     if await _is_superseded(connection, subscription_id):
+        await _settle_advance(connection, before, settlement, now=now, actor=actor)
         return await _sync_superseded(connection, before, status=status, is_ending=cancel_at_period_end, now=now)
     status = _status_here(before, status)
     if status in CURRENT_STATUSES:
@@ -127,7 +128,7 @@ async def _settle_advance(
     """Makes an advance the period's credits once it is paid for, or takes it back once it will not be."""
     if settlement is Settlement.PAID:
         await advances.settle(connection, synced, plan=await plan_of(connection, synced), actor=actor)
-    elif settlement is Settlement.UNPAID:
+    elif settlement in (Settlement.UNPAID, Settlement.DROPPED):
         await advances.take_back(connection, synced, actor=actor)
         await expiry.wait_no_longer(connection, synced.id, now=now)
 
