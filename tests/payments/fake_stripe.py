@@ -114,6 +114,7 @@ class FakeStripe:
         subscription = self._subscription_of(session, session["_tagged"].get("metadata", {}), status="incomplete")
         session["subscription"] = subscription["id"]
         invoice = self.invoice(subscription, "subscription_create", self.lines_of(subscription))
+        invoice["attempted"] = True
         self.attach_intent(invoice, self.open_intent(invoice, status=intent_status))
         self.emit("customer.subscription.created", subscription)
         self.emit("checkout.session.completed", session)
@@ -129,7 +130,6 @@ class FakeStripe:
             subscription["status"] = "active"
             self.pay(invoice)
         else:
-            invoice["attempted"] = True
             intent = self.objects[invoice["_payments"][0]["payment"]["payment_intent"]]
             intent.update(status="requires_payment_method", last_payment_error={"message": "insufficient funds"})
             self.emit("invoice.payment_failed", invoice)

@@ -190,6 +190,29 @@ async def test_paused_collection_advances_nothing(
     assert await stripe_stack.balance(user) == 0
 
 
+@pytest.mark.parametrize("succeeds", [True, False])
+async def test_renewal_by_a_debit_that_takes_days_is_advanced_until_its_outcome(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, succeeds: bool
+) -> None:
+    """Stripe has attempted to charge such an invoice, which is open, and keeps the subscription active."""
+    user, draft = await renewing(stripe_stack, fake_stripe)
+    draft.update(status="open", attempted=True)
+    intent = fake_stripe.open_intent(draft, status="processing")
+    fake_stripe.attach_intent(draft, intent)
+    fake_stripe.emit("invoice.finalized", draft)
+    await deliver_all(stripe_stack, fake_stripe)
+    found = await current_subscription(stripe_stack, user)
+    assert (found.status, found.past_due_since, await stripe_stack.balance(user)) == ("active", None, 1000)
+    assert {row.status for row in await stripe_stack.payments(user)} == {"completed", "pending"}
+    intent.update(status="requires_payment_method", last_payment_error={"message": "insufficient funds"})
+    fake_stripe.charge_renewal(draft, succeeds=succeeds)
+    await deliver_all(stripe_stack, fake_stripe)
+    found = await current_subscription(stripe_stack, user)
+    expected = ("active", 1000, "completed") if succeeds else ("past_due", 0, "failed")
+    newest = max(await stripe_stack.payments(user), key=lambda row: row.created_at)
+    assert (found.status, await stripe_stack.balance(user), newest.status) == expected
+
+
 async def test_advance_is_taken_back_when_the_subscription_ends_before_it_is_charged(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:

@@ -271,7 +271,7 @@ class Stripe:
             found["schedule"] = await response(self._client.v1.subscription_schedules.retrieve_async(schedule_id))
         invoices = await self._latest_invoices(found)
         payments = tuple([await self._invoice_payment(await self._invoice(each["id"])) for each in invoices])
-        return Snapshot((objects.read_subscription(found, invoices[-1] if invoices else None),), payments)
+        return Snapshot((objects.read_subscription(found, payments[-1] if payments else None),), payments)
 
     async def _latest_invoices(self, subscription: Mapping[str, Any]) -> list[Any]:
         """The latest and, where that is for a change within the period, the one before it that is for a period."""
@@ -314,9 +314,9 @@ class Stripe:
 
     async def _invoice_payment(self, invoice: Mapping[str, Any]) -> RemotePayment:
         intent_id = objects.intent_of(invoice)
-        charge = objects.charge_of(await self._intent(intent_id)) if intent_id else None
-        refunds, disputes = await self._refunds_and_disputes(charge)
-        return objects.read_invoice_payment(invoice, charge=charge, refunds=refunds, disputes=disputes)
+        intent = await self._intent(intent_id) if intent_id else None
+        refunds, disputes = await self._refunds_and_disputes(objects.charge_of(intent or {}))
+        return objects.read_invoice_payment(invoice, intent=intent, refunds=refunds, disputes=disputes)
 
     async def _intent_payment(self, intent_id: str) -> RemotePayment:
         intent = await self._intent(intent_id)

@@ -52,8 +52,8 @@ _DISPUTES_WON = frozenset({"won", "warning_closed", "prevented"})
 _WHOLE_PERIOD = frozenset({"subscription_create", "subscription_cycle"})
 
 
-def read_subscription(found: Object, invoice: Object | None) -> RemoteSubscription:
-    """Of an object with `schedule` expanded, and its latest invoice for a whole period."""
+def read_subscription(found: Object, payment: RemotePayment | None) -> RemoteSubscription:
+    """Of an object with `schedule` expanded, and the payment of its latest invoice for a whole period."""
     items = tuple(_item(found, each) for each in data(found.get("items")) or [{}])
     status = _STATUSES[found["status"]]
     return RemoteSubscription(
@@ -63,8 +63,8 @@ def read_subscription(found: Object, invoice: Object | None) -> RemoteSubscripti
         price_id=items[0].price_id,
         quantity=items[0].quantity,
         period=items[0].period,
-        is_paid=status == "trialing" or invoice is None or invoice["status"] == "paid",
-        is_pending=_is_pending(found, invoice),
+        is_paid=status == "trialing" or payment is None or payment.status is PaymentStatus.COMPLETED,
+        is_pending=_is_pending(found, payment),
         cancel_at_period_end=bool(found.get("cancel_at_period_end")),
         cancel_at=instant(found.get("cancel_at")),
         trial=_period(found.get("trial_start"), found.get("trial_end")),
@@ -98,8 +98,10 @@ def next_phase(schedule: Any) -> list[Object]:
 
 
 def read_invoice_payment(
-    invoice: Object, *, charge: Object | None, refunds: Iterable[Object], disputes: Iterable[Object]
+    invoice: Object, *, intent: Object | None, refunds: Iterable[Object], disputes: Iterable[Object]
 ) -> RemotePayment:
+    """Of the intent that pays it, with `latest_charge` expanded."""
+    charge = charge_of(intent or {})
     currency = invoice["currency"].upper()
     is_paid = invoice["status"] == "paid"
     lines = _sold(invoice, currency)
@@ -107,7 +109,7 @@ def read_invoice_payment(
         id=invoice["id"],
         customer_id=id_of(invoice["customer"]),
         subscription_id=subscription_of(invoice) or None,
-        status=_status_of_invoice(invoice),
+        status=_status_of_invoice(invoice, intent),
         amount=amount(invoice.get("amount_paid" if is_paid else "amount_due"), currency),
         subtotal=_subtotal(invoice, currency),
         currency=currency,
@@ -252,11 +254,11 @@ def _period(start: int | None, end: int | None) -> Period | None:
     return Period(begins, ends) if begins and ends and begins < ends else None
 
 
-def _is_pending(subscription: Object, invoice: Any) -> bool:
-    """Whether Stripe is about to charge the invoice: not while the seller has paused the collection."""
-    if subscription.get("pause_collection") or not isinstance(invoice, Mapping):
+def _is_pending(subscription: Object, payment: RemotePayment | None) -> bool:
+    """Whether Stripe charges the invoice, or is about to: not while the seller has paused the collection."""
+    if subscription.get("pause_collection") or payment is None:
         return False
-    return _status_of_invoice(invoice) is PaymentStatus.PENDING
+    return payment.status is PaymentStatus.PENDING
 
 
 def _price_of(line: Object) -> str:
@@ -299,10 +301,12 @@ def _subtotal(invoice: Object, currency: str) -> Decimal:
     return amount(invoice.get("subtotal") if total is None else total, currency)
 
 
-def _status_of_invoice(invoice: Object) -> PaymentStatus:
+def _status_of_invoice(invoice: Object, intent: Object | None) -> PaymentStatus:
+    """A debit of a bank account is an attempt too, whose outcome comes days later."""
     if invoice["status"] == "paid":
         return PaymentStatus.COMPLETED
-    if invoice["status"] in ("void", "uncollectible") or (invoice["status"] == "open" and invoice.get("attempted")):
+    has_failed = bool(invoice.get("attempted")) and (intent or {}).get("status") != "processing"
+    if invoice["status"] in ("void", "uncollectible") or (invoice["status"] == "open" and has_failed):
         return PaymentStatus.FAILED
     return PaymentStatus.PENDING
 

@@ -87,6 +87,7 @@ async def test_first_payment_that_nobody_makes_gives_nothing(
 async def test_debit_that_arrives_in_time_begins_the_subscription(stack: PaymentStack, fake_stripe: FakeStripe) -> None:
     user, session_id, _ = await unpaid(stack, fake_stripe, "processing")
     await pass_time(stack, fake_stripe, user, 20 * HOUR)
+    assert [row[1] for row in (await stack.billing_state(user)).payments] == ["pending"]
     fake_stripe.settle_debit(session_id, succeeds=True)
     await deliver_all(stack, fake_stripe)
     state = await stack.billing_state(user)

@@ -94,7 +94,7 @@ def paid_period(*lines: dict[str, Any]) -> Period | None:
         "lines": {"data": list(lines)},
         "parent": {"subscription_details": {"subscription": "sub_1"}},
     }
-    return read_invoice_payment(invoice, charge=None, refunds=(), disputes=()).period
+    return read_invoice_payment(invoice, intent=None, refunds=(), disputes=()).period
 
 
 def test_change_to_another_interval_pays_for_a_whole_period() -> None:
