@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -214,7 +214,16 @@ async def _find_purpose(
         checkout = await checkouts.find_latest(connection, user_id, provider=update.provider, price_id=remote.price_id)
     if checkout is None or checkout.pack_id is None:
         return None
-    return PaymentPurpose(checkout.user_id, checkout=checkout)
+    return PaymentPurpose(checkout.user_id, checkout=await _without_given_bonus(connection, checkout))
+
+
+async def _without_given_bonus(connection: AsyncConnection, checkout: Checkout) -> Checkout:
+    """The bonus of a coupon comes with one payment; a checkout at Lemon Squeezy can be paid at again."""
+    if bonus := await redemptions.lock_bonus(connection, checkout.id):
+        latest = await checkouts.get(connection, checkout.id)
+        if latest is not None and latest.status == "completed":
+            return replace(checkout, credits=checkout.credits - bonus)
+    return checkout
 
 
 async def _apply_checkout(connection: AsyncConnection, update: ProviderUpdate) -> bool:

@@ -122,6 +122,14 @@ async def is_released(connection: AsyncConnection, checkout_id: UUID) -> bool:
     return await connection.scalar(query) == "released"
 
 
+async def lock_bonus(connection: AsyncConnection, checkout_id: UUID) -> int:
+    """The bonus credits of the checkout, 0 without any; until the transaction ends nobody else is given them."""
+    query = select(_redemption.bonus_credits).where(
+        _redemption.checkout_id == checkout_id, _redemption.bonus_credits > 0
+    )
+    return await connection.scalar(query.with_for_update()) or 0
+
+
 async def redeem(connection: AsyncConnection, checkout_id: UUID) -> None:
     """For a checkout that was completed; nothing where it had no coupon, or was redeemed before."""
     is_new = and_(_redemption.checkout_id == checkout_id, _redemption.status != "redeemed")

@@ -307,6 +307,28 @@ async def test_lemon_squeezy_gets_a_discount_code_of_its_own(
         assert await statuses(lemon_squeezy_stack, user) == ["redeemed"]
 
 
+async def test_bonus_comes_with_one_payment_of_a_checkout_that_is_paid_at_again(
+    lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
+) -> None:
+    """A link of Lemon Squeezy takes any number of payments until it ends."""
+    coupon = await a_coupon(lemon_squeezy_stack, bonus_credits=500, max_redemptions=1)
+    async with customer(lemon_squeezy_stack) as (user, client):
+        begun = await client.post("/me/credits/checkout", json={"pack": "pack-100", "coupon": coupon.code})
+        named = await session_of(lemon_squeezy_stack, begun.json()["id"])
+    for _ in range(3):
+        fake_lemon_squeezy.pay_checkout(named)
+    for event in fake_lemon_squeezy.new_events():
+        await lemon_squeezy_stack.deliver(*signed_by_lemon_squeezy(event, LEMON_SQUEEZY_SECRETS[0]))
+    await asyncio.gather(*[lemon_squeezy_stack.processor.run_once() for _ in range(3)])
+    await lemon_squeezy_stack.process_all()
+    assert await lemon_squeezy_stack.balance(user) == 600 + 2 * 100
+    rows = await lemon_squeezy_stack.payments(user)
+    assert sorted((row.credits_awarded, row.description) for row in rows) == [
+        *[(100, "100 credits")] * 2,
+        (600, "600 credits"),
+    ]
+
+
 async def test_part_of_a_percent_is_refused_by_the_name_of_the_provider(
     lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
 ) -> None:
