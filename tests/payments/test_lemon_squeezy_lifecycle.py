@@ -122,6 +122,21 @@ async def test_lemon_squeezy_pack_bought_with_a_discount_code_gives_its_credits(
     assert await lemon_squeezy_stack.balance(user) == 100
 
 
+async def test_lemon_squeezy_order_that_turns_out_to_be_a_fraud_loses_its_credits(
+    lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
+) -> None:
+    user = await lemon_squeezy_stack.create_user()
+    order = fake_lemon_squeezy.pay_checkout((await lemon_squeezy_stack.buy_pack(user)).provider_checkout_id or "")
+    await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
+    assert await lemon_squeezy_stack.balance(user) == 100
+    for status, balance, booked in (("fraudulent", 0, "failed"), ("paid", 100, "completed")):
+        fake_lemon_squeezy._touch(order, status=status)
+        fake_lemon_squeezy._emit("order_created", order, {})
+        await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
+        row = only(await lemon_squeezy_stack.payments(user), "credits")
+        assert (await lemon_squeezy_stack.balance(user), row.status) == (balance, booked)
+
+
 async def test_lemon_squeezy_pack_refund_by_an_operator_is_booked_at_once(
     lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
 ) -> None:

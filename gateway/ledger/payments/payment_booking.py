@@ -71,6 +71,7 @@ async def book(
     )
     if remote.status is PaymentStatus.COMPLETED and mismatch is None:
         row = await _grant_credits(connection, row, remote, purpose=purpose, now=now)
+    if remote.status is not PaymentStatus.PENDING and mismatch is None:
         await _withdraw_credits(connection, row, remote)
     await _book_refunds_and_disputes(connection, row, remote)
 
@@ -183,14 +184,15 @@ async def _find_rest(connection: AsyncConnection, subscription: StoredSubscripti
 
 
 async def _withdraw_credits(connection: AsyncConnection, row: Payment, remote: RemotePayment) -> None:
-    """Claws back credits for refunds and disputes, and grants them again for a dispute that was won."""
+    """Claws back credits for refunds, disputes and frauds, and grants them again for a dispute that was won."""
     target = credits_withdrawn(row.credits_awarded, remote)
     missing = target - row.credits_withdrawn
     if row.grant_id is None or missing == 0:
         return
     actor, changes = f"provider:{row.provider}", {"credits_withdrawn": target}
     if missing > 0:
-        reason = f"payment {row.provider_payment_id} was refunded or disputed"
+        happened = "has failed" if remote.status is PaymentStatus.FAILED else "was refunded or disputed"
+        reason = f"payment {row.provider_payment_id} {happened}"
         await grants.claw_back(connection, row.grant_id, amount=missing, reason=reason, actor=actor)
         await payments.update(connection, row.id, **changes)
         return
