@@ -32,6 +32,9 @@ PathSegment = Annotated[
     str, Path(alias="provider", description="The payment provider.", json_schema_extra={"enum": [*_BY_PATH_SEGMENT]})
 ]
 
+# Events of providers are a dozen levels deep. What is read, stored or shown of one takes a frame or two for each level.
+MAX_DEPTH = 100
+
 # The event loop keeps only weak references to tasks.
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -96,17 +99,20 @@ def _verified_payload(provider: Provider, body: bytes, headers: Mapping[str, str
     return payload
 
 
-def _storable(found: Any) -> Any:
+def _storable(found: Any, *, depth: int = 0) -> Any:
     """With `?` for what PostgreSQL's jsonb cannot hold (NUL, half a surrogate pair), null for numbers without end.
 
-    A refused event would come again for days, and the provider may have taken the text from a customer.
+    A refused event would come again for days, and the provider may have taken the text from a customer. Raises
+    InvalidWebhook for what is nested deeper than any event.
     """
+    if depth > MAX_DEPTH:
+        raise InvalidWebhook(f"the body is nested more than {MAX_DEPTH} levels deep")
     if isinstance(found, str):
         return found.replace("\0", "?").encode(errors="replace").decode()
     if isinstance(found, dict):
-        return {_storable(name): _storable(value) for name, value in found.items()}
+        return {_storable(name): _storable(value, depth=depth + 1) for name, value in found.items()}
     if isinstance(found, list):
-        return [_storable(value) for value in found]
+        return [_storable(value, depth=depth + 1) for value in found]
     return None if isinstance(found, float) and not isfinite(found) else found
 
 

@@ -118,6 +118,18 @@ async def test_webhook_that_no_column_holds_as_it_is_is_stored_and_stops_no_othe
         assert response.json()["is_new"]
 
 
+@pytest.mark.parametrize(("depth", "status"), [(50, 200), (400, 400), (700, 400)])
+@pytest.mark.parametrize("is_object", [True, False])
+async def test_webhook_nested_deeper_than_any_event_is_refused(
+    stack: PaymentStack, fake_stripe: FakeStripe, is_object: bool, depth: int, status: int
+) -> None:
+    event, _ = await paid_checkout_event(stack, fake_stripe)
+    nested: object = 1
+    for _ in range(depth):
+        nested = {"a": nested} if is_object else [nested]
+    await stack.deliver(*signed({**event, "extra": nested}, STRIPE_SECRETS[0]), status=status)
+
+
 async def test_duplicate_webhook_is_acknowledged_without_effect(stack: PaymentStack, fake_stripe: FakeStripe) -> None:
     user = await stack.create_user()
     checkout = await stack.subscribe(user)
