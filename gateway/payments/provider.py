@@ -221,8 +221,11 @@ class Provider(Protocol):
         """Nobody can pay at it from now on; False: somebody has. Of a provider with `traits.expires_checkouts`."""
         ...
 
-    async def portal_url(self, customer_id: str, *, return_url: str) -> str:
-        """Where the customer manages cards and subscriptions."""
+    async def portal_url(self, customer_id: str, *, email: str | None, return_url: str) -> str:
+        """Where the customer manages cards and subscriptions.
+
+        `email` None: nobody has proven to be the owner of the account's address.
+        """
         ...
 
     async def change_plan(self, subscription_id: str, change: PriceChange) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.clock import now
+from gateway.ledger.accounts import users
 from gateway.ledger.accounts.users import User
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import CredentialsRejected, PriceChange
@@ -175,6 +176,26 @@ async def test_lemon_squeezy_buyer_with_another_address_is_identified_by_the_che
     fake_lemon_squeezy.pay_checkout(checkout.provider_checkout_id or "", email="someone@else.example")
     await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
     assert (await current_subscription(lemon_squeezy_stack, user)).status == "active"
+
+
+async def test_lemon_squeezy_portal_is_for_the_owner_of_the_address(
+    lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
+) -> None:
+    """Anybody can register with the address of a customer of the store, or pay under it."""
+    user = await lemon_squeezy_stack.create_user()
+    owner = fake_lemon_squeezy._customer(user.email)
+    async with await lemon_squeezy_stack.client_for(user) as client:
+        refused = await client.post("/me/billing/portal")
+        assert (refused.status_code, "verify the address" in refused.text) == (409, True), refused.text
+        await change_user(lemon_squeezy_stack, user, email_verified_at=now())
+        assert (await client.post("/me/billing/portal")).json()["url"] == owner["attributes"]["urls"]["customer_portal"]
+        await change_user(lemon_squeezy_stack, user, email="another@example.com")
+        assert (await client.post("/me/billing/portal")).status_code == 409
+
+
+async def change_user(stack: PaymentStack, user: User, **changes: Any) -> None:
+    async with stack.database.transaction() as connection:
+        await users.patch(connection, user.id, **changes)
 
 
 async def test_lemon_squeezy_polling_makes_up_for_lost_webhooks(

@@ -129,9 +129,15 @@ class LemonSqueezy:
                 raise
         return code
 
-    async def portal_url(self, customer_id: str, *, return_url: str) -> str:  # noqa: ARG002 - its portal does not return
-        found = await self._get(f"/customers/{customer_id}")
-        url: str | None = (found["data"]["attributes"].get("urls") or {}).get("customer_portal")
+    async def portal_url(self, customer_id: str, *, email: str | None, return_url: str) -> str:  # noqa: ARG002 - its portal does not return
+        """For the owner of the customer's address: the store has one customer per address, whoever enters it."""
+        customer = (await self._get(f"/customers/{customer_id}"))["data"]["attributes"]
+        if email is None or customer["email"].casefold() != email.casefold():
+            raise ProviderRefused(
+                "Lemon Squeezy knows customers by their address, and its portal is for the owner: verify the address of"
+                " your account, or follow the link in the mails that came with the purchase"
+            )
+        url: str | None = (customer.get("urls") or {}).get("customer_portal")
         if url is None:
             raise ProviderRefused("Lemon Squeezy has a portal only for customers with a subscription")
         return url

@@ -115,7 +115,7 @@ class Stripe:
             return bool((await response(sessions.retrieve_async(checkout_id)))["status"] == "expired")
         return True
 
-    async def portal_url(self, customer_id: str, *, return_url: str) -> str:
+    async def portal_url(self, customer_id: str, *, email: str | None, return_url: str) -> str:  # noqa: ARG002 - its customer is the account's alone
         portal = self._client.v1.billing_portal.sessions
         created = await response(portal.create_async({"customer": customer_id, "return_url": return_url}))
         return str(created["url"])

@@ -124,7 +124,8 @@ async def open_portal(
     """It leads back to where the customer came from."""
     provider = checkout_service.provider(body.provider if body else None)
     return_url = checkout_service.portal_return(body.return_url if body else None)
-    call = partial(provider.portal_url, return_url=return_url)
+    email = None if me.user.email_verified_at is None else me.user.email
+    call = partial(provider.portal_url, email=email, return_url=return_url)
     return PortalLink(url=await with_customer(provider, dependencies.database, me.user, call))
 
 
