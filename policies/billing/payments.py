@@ -195,7 +195,7 @@ class RemotePayment:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckout:
-    """`is_over`: it has expired unpaid. `is_complete`: the buyer has done what there was to do."""
+    """`is_over`: it expired, or its payment failed. `is_complete`: it is paid, or there was nothing to pay."""
 
     id: str
     reference: str

@@ -249,19 +249,18 @@ class Stripe:
 
     async def _checkout(self, session_id: str) -> Snapshot:
         session = await response(self._client.v1.checkout.sessions.retrieve_async(session_id))
-        about = objects.read_checkout(session)
         if session.get("mode") == "setup":
             return Snapshot(saved_card=await saved_cards.read_setup(self._client, session))
         if session.get("subscription"):
             found = await self._subscription(session["subscription"])
-            return Snapshot(found.subscriptions, found.payments, about)
+            return replace(found, checkout=objects.read_checkout(session, found.payments))
         if not session.get("payment_intent"):
-            return Snapshot(payments=objects.read_free_checkout(session), checkout=about)
+            return Snapshot(payments=objects.read_free_checkout(session), checkout=objects.read_checkout(session))
         paid = await self._intent_payment(session["payment_intent"])
         if session.get("amount_subtotal") is not None:
             # The intent has the amount after a promotion code, and with tax.
             paid = replace(paid, subtotal=objects.amount(session["amount_subtotal"], paid.currency))
-        return Snapshot((), (paid,), about)
+        return Snapshot((), (paid,), objects.read_checkout(session, [paid]))
 
     async def _subscription(self, subscription_id: str) -> Snapshot:
         found = await response(

@@ -147,10 +147,16 @@ def read_intent_payment(intent: Object, *, refunds: Iterable[Object], disputes: 
     )
 
 
-def read_checkout(session: Object) -> RemoteCheckout:
-    status = session["status"]
-    reference = session.get("client_reference_id") or ""
-    return RemoteCheckout(session["id"], reference, is_over=status == "expired", is_complete=status == "complete")
+def read_checkout(session: Object, payments: Iterable[RemotePayment] = ()) -> RemoteCheckout:
+    """With the payments that it led to. A debit takes days after the session is complete, and may fail."""
+    is_unpaid = session["status"] == "complete" and session.get("payment_status") == "unpaid"
+    has_failed = is_unpaid and {each.status for each in payments} == {PaymentStatus.FAILED}
+    return RemoteCheckout(
+        session["id"],
+        session.get("client_reference_id") or "",
+        is_over=session["status"] == "expired" or has_failed,
+        is_complete=session["status"] == "complete" and not is_unpaid,
+    )
 
 
 def read_free_checkout(session: Object) -> tuple[RemotePayment, ...]:

@@ -307,6 +307,26 @@ async def test_lemon_squeezy_gets_a_discount_code_of_its_own(
         assert await statuses(lemon_squeezy_stack, user) == ["redeemed"]
 
 
+@pytest.mark.parametrize(("succeeds", "status"), [(True, "redeemed"), (False, "released")])
+async def test_coupon_of_a_debit_that_takes_days_is_redeemed_once_it_is_paid(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, succeeds: bool, status: str
+) -> None:
+    coupon = await a_coupon(stripe_stack)
+    async with customer(stripe_stack) as (user, client):
+        begun = await client.post(f"/subscriptions/pro?coupon={coupon.code}")
+        named = await session_of(stripe_stack, begun.json()["checkout_id"])
+        fake_stripe.complete_unpaid(named)
+        await deliver_all(stripe_stack, fake_stripe)
+        assert await statuses(stripe_stack, user) == ["reserved"]
+        again = await client.post("/me/credits/checkout", json={"pack": "pack-100", "coupon": coupon.code})
+        assert (again.status_code, "on its way" in again.text) == (409, True)
+        fake_stripe.settle_debit(named, succeeds=succeeds)
+        await deliver_all(stripe_stack, fake_stripe)
+        assert await statuses(stripe_stack, user) == [status]
+        again = await client.post("/me/credits/checkout", json={"pack": "pack-100", "coupon": coupon.code})
+        assert again.status_code == (422 if succeeds else 201)
+
+
 async def test_bonus_comes_with_one_payment_of_a_checkout_that_is_paid_at_again(
     lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
 ) -> None:
