@@ -304,12 +304,25 @@ class Stripe:
         return next((each["invoice"] for each in found["data"]), None)
 
     async def _invoice(self, invoice_id: str) -> dict[str, Any]:
-        """With its payments, which newer API versions list apart."""
+        """With its payments, which newer API versions list apart, and with all of its lines."""
         found = await response(self._client.v1.invoices.retrieve_async(invoice_id))
+        if (found.get("lines") or {}).get("has_more"):
+            found["lines"] = {"data": await self._lines(invoice_id)}
         if "payment_intent" not in found:
             of_invoice: Any = {"invoice": invoice_id}
             found["payments"] = await response(self._client.v1.invoice_payments.list_async(of_invoice))
         return found
+
+    async def _lines(self, invoice_id: str) -> list[Any]:
+        """An invoice has ten of its lines itself, and those for a period come last."""
+        found: list[Any] = []
+        wanted: Any = {"limit": PAGE}
+        while True:
+            page = await response(self._client.v1.invoices.line_items.list_async(invoice_id, wanted))
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            wanted["starting_after"] = found[-1]["id"]
 
     async def _invoice_payment(self, invoice: Mapping[str, Any]) -> RemotePayment:
         intent_id = objects.intent_of(invoice)

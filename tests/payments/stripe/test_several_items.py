@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
+from sqlalchemy import text
 
 from gateway.ledger.accounts.users import User
 from gateway.payments.stripe.objects import instant, read_invoice_payment
 from policies.billing.invoicing import Period
 from tests.payments.fake_stripe import FakeStripe
 from tests.payments.payment_stack import PaymentStack
+from tests.payments.stripe.fake.paged_lines import PagedLines
 from tests.payments.stripe.test_scheduled_changes import ask
 from tests.payments.test_stripe_lifecycle import current_subscription, deliver_all, subscribe_and_pay
 
@@ -107,3 +110,27 @@ def test_change_to_another_interval_pays_for_a_whole_period() -> None:
 
 def test_change_within_the_interval_pays_for_no_whole_period() -> None:
     assert paid_period(line("basic", -999, is_proration=True), line("pro", 2999, is_proration=True)) is None
+
+
+@pytest.mark.parametrize("prorations", [12, 240])
+async def test_renewal_of_many_prorations_pays_for_its_period_and_keeps_all_lines(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, prorations: int
+) -> None:
+    http: Any = stripe_stack.provider
+    http._http._client_async = httpx.AsyncClient(transport=PagedLines(fake_stripe))
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    draft = fake_stripe.begin_renewal(subscription_id)
+    item = fake_stripe.objects[subscription_id]["items"]["data"][0]
+    added = [fake_stripe.line(item, 1 - 2 * (n % 2), is_proration=True) for n in range(prorations)]
+    draft["lines"]["data"] = [*added, *draft["lines"]["data"]]
+    fake_stripe.charge_renewal(draft)
+    await deliver_all(stripe_stack, fake_stripe)
+    rows = {row.provider_payment_id: row for row in await stripe_stack.payments(user)}
+    assert (rows[draft["id"]].plan_id, rows[draft["id"]].credits_awarded) == ("pro", 1000)
+    stored = text("SELECT jsonb_array_length(lines) FROM invoices WHERE provider_invoice_id = :id")
+    async with stripe_stack.database.read() as connection:
+        assert await connection.scalar(stored, {"id": draft["id"]}) == prorations + 1
+    fake_stripe.refund(draft["id"])
+    await deliver_all(stripe_stack, fake_stripe)
+    assert (await stripe_stack.billing_state(user)).balance == 1000
