@@ -84,9 +84,11 @@ class PriceUnit(StrEnum):
 
 
 def _whole(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= MAX_COUNT else None
+    """1500 may be written as 1500.0 or 1.5e3: to JSON they are one number."""
+    if type(value) is int:  # as nearly every one is
+        return value if 0 <= value <= MAX_COUNT else None
+    exact = _decimal(value)
+    return int(exact) if exact is not None and exact == int(exact) else None
 
 
 def _decimal(value: object) -> Decimal | None:
