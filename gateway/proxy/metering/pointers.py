@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import reduce
 
 from gateway.proxy.metering.body import Body
 from gateway.proxy.metering.documents import grammar
@@ -53,7 +54,7 @@ class PointerReader:
     def value(self) -> Count | None:
         open_values: list[Count | None] = []
         self._body.peek(lambda fields, _: open_values.append(_first(fields, self._pointers)))
-        return next((value for value in reversed(open_values) if value is not None), self._value)
+        return reduce(_latest, open_values, self._value)  # which has grown while the open text was read
 
     @property
     def missing(self) -> MissingReason:
@@ -65,8 +66,7 @@ class PointerReader:
         return MissingReason.SHAPE if self._body.is_broken else MissingReason.ABSENT
 
     def _take(self, fields: Fields, _: int | None) -> None:
-        value = _first(fields, self._pointers)
-        self._value = self._value if value is None else value
+        self._value = _latest(self._value, _first(fields, self._pointers))
 
     def _is_relevant(self, text: bytes) -> bool:
         if not self._is_stream or not self._marks or any(mark in text for mark in self._marks):
@@ -76,6 +76,10 @@ class PointerReader:
 
 def _first(fields: Fields, pointers: Sequence[str]) -> Count | None:
     return next((fields[pointer] for pointer in pointers if fields.get(pointer) is not None), None)
+
+
+def _latest(earlier: Count | None, later: Count | None) -> Count | None:
+    return later if later or (later is not None and not earlier) else earlier
 
 
 def _selection(pointers: Sequence[str], leaf: Leaf) -> Selection:

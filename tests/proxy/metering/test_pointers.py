@@ -90,6 +90,14 @@ def test_last_text_that_has_a_value_wins(small_bytes: int) -> None:
         assert value(["/u"], content_type, [content], small_bytes=small_bytes) == 5
 
 
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_value_of_nothing_replaces_no_more(size: int) -> None:
+    for content in (events({"u": 5}, {"u": 0}), events({"u": [1]}, {"u": []}), events({"u": "x"}, {"u": ""})):
+        first = value(["/u"], SSE, [content.partition(b"\n\n")[0]])
+        assert value(["/u"], SSE, pieces(content, size)) == first
+        assert value(["/u"], SSE, pieces(content.removesuffix(b"\n\n"), size)) == first
+
+
 @pytest.mark.parametrize("small_bytes", [0, 64 * 1024])
 def test_root_array_is_reached_by_index_and_by_length(small_bytes: int) -> None:
     content = array({"u": 1}, {"u": 5}, [7, 8])
@@ -127,3 +135,11 @@ def test_error_pointer_finds_an_error_only_where_there_is_one(value: str, is_err
     assert meter is not None
     meter.feed(b'{"error": %b}' % value.encode())
     assert meter.reading().is_error is is_error
+
+
+@pytest.mark.parametrize("later", ["false", '""', "[]", "0", "null"])
+def test_error_of_a_stream_stays_one_whatever_follows(later: str) -> None:
+    meter = open_meter(Price(Decimal(5), error_pointer="/error"), SSE, b"")
+    assert meter is not None
+    meter.feed(b'data: {"error": {"code": 1}}\n\ndata: {"done": true, "error": %b}\n\n' % later.encode())
+    assert meter.reading().is_error
