@@ -216,6 +216,7 @@ class ResponseReader:
             raise invalid(f"more than {MAX_INTERIM_RESPONSES} interim responses")
         self.headers = []
         self._connection_fields = []
+        self._parser = None  # which would take nothing after a `Connection: close`
 
     def _decide_framing(self, status: int, version: str) -> None:
         """RFC 9112 sections 6.3 and 9.3, with every ambiguity refused."""

@@ -72,6 +72,8 @@ GOOD_ANSWERS = [
     answers("trailers", CHUNKED_HEAD + b"2\r\nok\r\n0\r\nx-api-key: evil\r\n\r\n", 200, b"ok"),
     answers("100 first", b"HTTP/1.1 100 Continue\r\n\r\n" + GOOD, 200, b"ok"),
     answers("103 first", head(b"link: </a>", line=b"HTTP/1.1 103 Early Hints\r\n") + GOOD, 200, b"ok"),
+    answers("103 that closes", head(b"connection: close", line=b"HTTP/1.1 103 X\r\n") + GOOD, 200, b"ok"),
+    answers("100 of HTTP/1.0", b"HTTP/1.0 100 Continue\r\n\r\n" + GOOD, 200, b"ok"),
     answers("102 with a length", head(b"content-length: 3", line=b"HTTP/1.1 102 X\r\n") + GOOD, 200, b"ok"),
     answers("8 interim responses", b"HTTP/1.1 103 X\r\n\r\n" * 8 + GOOD, 200, b"ok"),
     answers("obs-text in a value", head(b"x: caf\xe9", b"content-length: 2") + b"ok", 200, b"ok"),
