@@ -52,7 +52,7 @@ def is_awaited(inbound: Inbound, arrived: bytes | None) -> bool:
 
 
 def _is_small(content_length: int | None) -> bool:
-    return content_length is not None and content_length <= forms.MAX_FORM_READ_BYTES
+    return content_length is not None and 0 < content_length <= forms.MAX_FORM_READ_BYTES
 
 
 async def receive_whole(receive: Receive, *, max_bytes: int | None, held: HeldBody) -> bytes:

@@ -85,6 +85,7 @@ async def test_upstream_gets_a_generated_handshake_and_the_usual_fields(data_pla
             *handshake_fields(connection="keep-alive, Upgrade, X-Hop"),
             "sec-websocket-protocol: chat, talk",
             "sec-websocket-extensions: permessage-deflate",
+            "content-type: application/x-www-form-urlencoded",  # as some clients say with every request
             "x-hop: dropped",
             "x-gateway-user: forged",
         )
