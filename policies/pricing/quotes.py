@@ -38,13 +38,14 @@ class Quote(NamedTuple):
 
 class ModelRequest(NamedTuple):
     """What a request asks of an AI API: so many `answers`, each of at most `max_output` tokens, where None is no limit
-    of its own. A free one is a protocol message."""
+    of its own. A free one is a protocol message. `alternatives` may answer in place of the model."""
 
     model: str | None
     max_output: int | None
     body_bytes: int
     is_free: bool = False
     answers: int = 1
+    alternatives: tuple[str, ...] = ()
 
 
 def quote_plain(price: Price, plan: Plan | None = None, *, units: int | None = None) -> Quote:
@@ -63,10 +64,14 @@ def quote_plain(price: Price, plan: Plan | None = None, *, units: int | None = N
 def quote_by_list(
     listed: PriceList, plan: Plan, asked: ModelRequest, *, offered: Mapping[str, Mapping[str, FeatureValue]]
 ) -> Quote:
-    """The quote of a call to a model. Raises Refused for one that is not offered, or not in the plan."""
+    """The quote of a call to a model. Raises Refused for one that is not offered, or not in the plan, and for
+    alternatives that cost something else: which model answers is known when it has.
+    """
     if asked.is_free:
         return Quote(0, 0)
     price = _price_of(listed, asked.model)
+    if any(_price_of(listed, name) != price for name in asked.alternatives):
+        raise Refused(Refusal.INVALID_BODY, "The request asks for models of several prices; ask for one.")
     if price.feature is not None:
         check_feature(price.feature, plan, offered=offered)
     hold = estimated_hold(listed, price, plan, asked)

@@ -61,7 +61,8 @@ def read_asked(
     if isinstance(price, Price):
         return _counted(price, body)._replace(decoded=decoded)
     reading = READERS[price.reader].read_request(path, content_type, body)
-    request = ModelRequest(reading.model, reading.max_output, len(body), reading.is_free, reading.answers)
+    model, max_output, answers, others = reading.model, reading.max_output, reading.answers, reading.alternatives
+    request = ModelRequest(model, max_output, len(body), reading.is_free, answers, others)
     texts = NOTHING_ASKED.texts
     if any(name in body for name in _RECORDED_NAMES) and media_type(content_type) != b"multipart/form-data":
         texts = _texts(read_fields(body, _selection((), PriceUnit.CALL)))

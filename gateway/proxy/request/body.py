@@ -91,8 +91,9 @@ async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, *, max
             content_encoding=content_encoding,
             limit=limit,
         )
-    model, form = asked.model_request.model, inbound.key_form
-    is_plain = not asked.texts and (model is None or form.redacted(model) is model)
+    request, form = asked.model_request, inbound.key_form
+    is_plain = not asked.texts and not request.alternatives
+    is_plain = is_plain and (request.model is None or form.redacted(request.model) is request.model)
     return WholeBody(content, asked if is_plain else _redacted(asked, form))
 
 
@@ -103,9 +104,10 @@ def form_scan(inbound: Inbound) -> FormScan | None:
 
 def _redacted(asked: Asked, form: KeyForm) -> Asked:
     """What a body asks for is recorded and quoted, so it must hold no key."""
-    model, texts = asked.model_request.model, asked.texts
-    if model is not None and form.redacted(model) != model:
-        asked = asked._replace(model_request=asked.model_request._replace(model=form.redacted(model)))
+    request, texts = asked.model_request, asked.texts
+    model = None if request.model is None else form.redacted(request.model)
+    alternatives = tuple(map(form.redacted, request.alternatives))
+    asked = asked._replace(model_request=request._replace(model=model, alternatives=alternatives))
     if texts:
         asked = asked._replace(texts={name: form.redacted(text) for name, text in texts.items()})
     return asked

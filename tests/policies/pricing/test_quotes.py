@@ -58,6 +58,24 @@ def test_quote_by_list_refuses_what_is_not_offered_or_not_in_the_plan() -> None:
     assert above.value.extras == {"feature": "frontier", "plan": "Free", "plans_with_feature": ["Pro"]}
 
 
+def test_quote_by_list_refuses_alternatives_that_cost_something_else() -> None:
+    """An API may answer by any of the models that a request names, and the call is priced by the first."""
+
+    def quote(plan: Plan, *alternatives: str) -> Quote:
+        request = ModelRequest("small", 1, body_bytes=0, alternatives=alternatives)
+        return quote_by_list(LIST, plan, request, offered=OFFERED)
+
+    assert quote(FREE, "small") == quote(FREE)
+    for plan, other, code in (
+        (FREE, "large", Refusal.INVALID_BODY),
+        (PRO, "large", Refusal.INVALID_BODY),
+        (PRO, "huge", Refusal.MODEL_NOT_OFFERED),
+    ):
+        with pytest.raises(Refused) as refused:
+            quote(plan, "small", other)
+        assert refused.value.code is code
+
+
 def test_quote_of_a_protocol_message_holds_nothing() -> None:
     assert quote_by_list(LIST, FREE, ModelRequest(None, None, body_bytes=9, is_free=True), offered={}) == Quote(0, 0)
 

@@ -37,6 +37,8 @@ OPENAI: list[tuple[str, dict[str, Any], RequestReading]] = [
     (CHAT, {"model": "m", "max_tokens": 9, "n": 3}, RequestReading("m", 9, answers=3)),
     (CHAT, {"model": "m", "max_tokens": 9, "max_completion_tokens": 20, "n": None}, RequestReading("m", 20)),
     (CHAT, {"model": "m", "max_tokens": -1}, RequestReading("m")),
+    (CHAT, {"model": "m", "models": None}, RequestReading("m")),
+    (CHAT, {"model": "m", "models": ["m", "b"]}, RequestReading("m", alternatives=("m", "b"))),
     (CHAT, {"model": "m", "max_tokens": 9.0}, RequestReading("m", 9)),
     (CHAT, {"model": "m", "stream": True}, RequestReading("m", None, True, True)),
     (CHAT, {"model": "m", "stream": True, "stream_options": {}}, RequestReading("m", None, True, True)),
@@ -218,6 +220,12 @@ AMBIGUOUS = [
     b'{"max_tokens":1e999}',
     b'{"max_tokens":true}',
     b'{"n":[2]}',
+    b'{"model":"a","models":["b",5]}',
+    b'{"model":"a","models":{"0":"b"}}',
+    b'{"model":"a","models":true}',
+    b'{"model":"a","models":"b"}',
+    b'{"model":"a","models":[%b"b"]}' % (b'"a",' * 16),
+    b'{"model":"a","Models":["b"]}',
     b'{"stream_options":{"include_usage":"yes"}}',
 ]
 

@@ -181,6 +181,15 @@ async def test_model_that_may_not_be_used_is_refused_and_counts_nothing(
     assert (answer.status_code, answer.json()["code"]) == (403, code)
 
 
+async def test_model_that_may_answer_at_another_price_is_refused_and_counts_nothing(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    async with data_plane.assert_unchanged(account):
+        answer = await post(data_plane, account, request(models=["gpt-4o-mini", "gpt-5"]))
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_body")
+    assert not data_plane.upstream.exchanges
+    assert (await post(data_plane, account, request(models=["gpt-4o-mini"]))).status_code == 200
+
+
 async def test_anthropic_stream_merges_its_first_and_last_event(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=2000)
     start = {"type": "message_start", "message": {"usage": {"input_tokens": 150, "output_tokens": 1}}}

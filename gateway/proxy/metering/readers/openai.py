@@ -1,6 +1,7 @@
 """OpenAI and what speaks like it: chat, completions, Responses, embeddings, images, audio.
 
-Requests: platform.openai.com/docs/api-reference. Azure names the model in the path (`/deployments/NAME/`).
+Requests: platform.openai.com/docs/api-reference. Azure names the model in the path (`/deployments/NAME/`), OpenRouter
+takes more `models`, of which one answers where the first does not (openrouter.ai/docs/features/model-routing).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from gateway.proxy.metering.readers.numbers import paths, pick_counts, rename
 from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
 from gateway.proxy.metering.readers.response import ResponseFormat, member_finder, text_counter
-from gateway.proxy.metering.strict_json import read_fields
+from gateway.proxy.metering.strict_json import invalid_body, read_fields
 from policies.usage.counts import Usage, UsageClass
 
 _ASKS_FOR_USAGE = "stream_options/include_usage"
-_REQUEST = select(
+_ALTERNATIVES = "models"
+_NAMES_OF_ALTERNATIVES = tuple(f"{_ALTERNATIVES}/{index}" for index in range(16))
+_ONE_MODEL = (
     "model",
     "max_completion_tokens",
     "max_tokens",
@@ -33,6 +36,8 @@ _REQUEST = select(
     "stream",
     _ASKS_FOR_USAGE,
 )
+_REQUEST = select(*_ONE_MODEL, *_NAMES_OF_ALTERNATIVES, sizes=(_ALTERNATIVES,))
+_NOTHING_ELSE = frozenset(_ONE_MODEL) | {"response_format"}  # which is in forms
 _FORM = frozenset({"model", "n", "stream", "response_format"})
 _DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
 _WITHOUT_OUTPUT = ("/embeddings", "/moderations")
@@ -116,7 +121,17 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
     needs_usage_option = is_streaming and not asks_for_usage and path.endswith(_WITH_USAGE_OPTION)
     max_output = 0 if path.endswith(_WITHOUT_OUTPUT) else limit
     answers = read.answers(fields, "n", "best_of")
-    return RequestReading(model, max_output, is_streaming, needs_usage_option, answers=answers)
+    others = () if _NOTHING_ELSE.issuperset(fields) else _alternatives(fields)
+    return RequestReading(model, max_output, is_streaming, needs_usage_option, answers=answers, alternatives=others)
+
+
+def _alternatives(fields: Fields) -> tuple[str, ...]:
+    """The other models that may answer; raises Refused for what is no list of them."""
+    names = [fields[name] for name in _NAMES_OF_ALTERNATIVES if name in fields]
+    found = tuple(name for name in names if isinstance(name, str) and name)
+    if len(found) != fields.get(_ALTERNATIVES):
+        raise invalid_body(f"{_ALTERNATIVES!r} must be a list of at most {len(_NAMES_OF_ALTERNATIVES)} names.")
+    return found
 
 
 @lru_cache(maxsize=1024)

@@ -18,6 +18,7 @@ class RequestReading(NamedTuple):
     `max_output` counts the tokens of each of the `answers` that it asks for, 0 where the operation generates none.
     `needs_usage_option` says that usage comes in this stream only if `stream_options` asks, and it does not: the
     gateway must ask, and take the answer to it out again. A free request is a message of the protocol and no work.
+    `alternatives` are other models that may answer in place of the first.
     """
 
     model: str | None = None
@@ -26,6 +27,7 @@ class RequestReading(NamedTuple):
     needs_usage_option: bool = False
     is_free: bool = False
     answers: int = 1
+    alternatives: tuple[str, ...] = ()
 
 
 class ResponseReading(NamedTuple):
