@@ -39,15 +39,19 @@ class _Account:
     calls: deque[float] = field(default_factory=deque)
 
     def has_room(self, limits: Limits, now: float) -> bool:
-        used = self.last.used if self.last is not None else (0,) * len(WINDOWS)
         if limits.in_flight is not None and len(self.in_flight) >= limits.in_flight:
             return False
-        for window, limit, before in zip(WINDOWS, limits.per_window, used, strict=True):
-            seconds = WINDOW_SECONDS[window] * _STEP
-            still = before if now - self.last_at < seconds else 0
-            if limit is not None and still + sum(now - call < seconds for call in self.calls) >= limit:
-                return False
-        return True
+        used = zip(self.used(now), limits.per_window, strict=True)
+        return all(limit is None or count < limit for count, limit in used)
+
+    def used(self, now: float) -> tuple[int, ...]:
+        """The calls in each window: those of the last admission by Redis, and those since."""
+        before = self.last.used if self.last is not None else (0,) * len(WINDOWS)
+        spans = [WINDOW_SECONDS[window] * _STEP for window in WINDOWS]
+        return tuple(
+            (count if now - self.last_at < span else 0) + sum(now - call < span for call in self.calls)
+            for count, span in zip(before, spans, strict=True)
+        )
 
     def balance(self, allowance: int) -> int:
         """What is left of an allowance, and of the balance that Redis last knew."""
@@ -92,9 +96,8 @@ class OutageCredit:
         self._account_ids[request_id] = account_id
         metrics.OUTAGE_CREDIT_CALLS.inc()
         self._update_gauge()
-        used = tuple(sum(now - call < WINDOW_SECONDS[window] for call in account.calls) for window in WINDOWS)
         resets = tuple(WINDOW_SECONDS[window] for window in WINDOWS)
-        return Admission(Verdict.ADMITTED, balance - amount, used, resets)
+        return Admission(Verdict.ADMITTED, balance - amount, account.used(now), resets)
 
     def record_end(self, request_id: str) -> None:
         """The call has ended. Its credits stay taken until Redis has settled it."""

@@ -145,6 +145,12 @@ class TestRoom:
         clock[0] += 62
         assert [_admit(outage_credit, limits=limits, amount=0) is not None for _ in range(6)] == [True] * 5 + [False]
 
+    def test_outage_credit_tells_what_is_left_of_windows_that_redis_counted(self, outage_credit: OutageCredit) -> None:
+        limits = Limits((5, 20, None), None)
+        outage_credit.record_admission(ID, _plan(), Admission(Verdict.ADMITTED, 100, (3, 9, 9), (60, 60, 60)))
+        admissions = [_admit(outage_credit, limits=limits, amount=0) for _ in range(2)]
+        assert [each.used[:2] for each in admissions if each is not None] == [(4, 10), (5, 11)]
+
     def test_outage_credit_counts_ended_calls_as_credits_only(self, outage_credit: OutageCredit) -> None:
         limits = Limits((None, None, None), 1)
         assert _admit(outage_credit, limits=limits, amount=1, request_id="first") is not None
