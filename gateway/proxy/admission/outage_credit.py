@@ -80,6 +80,8 @@ class OutageCredit:
         if (self._credits or FEATURE in plan.features) and self._allowance(plan):
             account = self._account(account_id)
             account.last, account.last_at = admission, self._monotonic()
+            if not account.holds:
+                account.calls.clear()  # Redis has settled them, and counts them by now
 
     def admit(
         self, account_id: UUID, request_id: str, *, plan: Plan, limits: Limits, amount: int, required: int

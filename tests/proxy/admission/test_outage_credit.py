@@ -151,6 +151,14 @@ class TestRoom:
         admissions = [_admit(outage_credit, limits=limits, amount=0) for _ in range(2)]
         assert [each.used[:2] for each in admissions if each is not None] == [(4, 10), (5, 11)]
 
+    def test_outage_credit_counts_calls_of_an_earlier_outage_once(self, outage_credit: OutageCredit) -> None:
+        limits = Limits((5, None, None), None)
+        for name in ("first", "second"):
+            assert _admit(outage_credit, limits=limits, request_id=name) is not None
+            outage_credit.release(name)
+        outage_credit.record_admission(ID, _plan(), Admission(Verdict.ADMITTED, 100, (3, 3, 3), (60, 60, 60)))
+        assert [_admit(outage_credit, limits=limits, amount=0) is not None for _ in range(3)] == [True, True, False]
+
     def test_outage_credit_counts_ended_calls_as_credits_only(self, outage_credit: OutageCredit) -> None:
         limits = Limits((None, None, None), 1)
         assert _admit(outage_credit, limits=limits, amount=1, request_id="first") is not None
