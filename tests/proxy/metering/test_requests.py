@@ -149,6 +149,18 @@ def test_form_is_read_by_its_fields() -> None:
         form(('name="model"', b"a"), ('name="model"', b"b")),
         form(('name="Model"', b"a")),
         form(('name="model"', b"a"), ('name="MODEL"', b"b")),
+        form(('name="model"; name="x"', b"b"), ('name="model"', b"a")),
+        form(('name="x"; name="model"', b"a")),
+        form(("name*=utf-8''model", b"b"), ('name="model"', b"a")),
+        form(('name*0="mod"; name*1="el"', b"b"), ('name="model"', b"a")),
+        form(('filename="\\"; name="model"', b"b"), ('name="model"', b"a")),
+        form(("name='model'", b"b"), ('name="model"', b"a")),
+        form(('name="model', b"b"), ('name="model"', b"a")),
+        form(('name="mod\\el"', b"b"), ('name="model"', b"a")),
+        form(('name="model "', b"b"), ('name="model"', b"a")),
+        form(('name="%6dodel"', b"b"), ('name="model"', b"a")),
+        form(('name="=?utf-8?q?model?="', b"b"), ('name="model"', b"a")),
+        form(('name="model"\r\nContent-Disposition: form-data; name="x"', b"b"), ('name="model"', b"a")),
         form(('name="model"', b"\xff")),
         form(('name="model"', b"x" * 5000)),
         form(('name="stream"', b"maybe")),
@@ -160,6 +172,19 @@ def test_form_is_read_by_its_fields() -> None:
 )
 def test_ambiguous_form_is_refused(content: bytes) -> None:
     refuse("openai", content or b" ", content_type=FORM)
+
+
+@pytest.mark.parametrize("more", [b"; boundary=other", b'; Boundary="other"', b"; boundary*=utf-8''other"])
+def test_form_of_two_boundaries_is_refused(more: bytes) -> None:
+    for boundary in (b"edge", b"other"):
+        content = form(('name="model"', b"a")).replace(b"--edge", b"--" + boundary)
+        refuse("openai", content, content_type=FORM + more)
+
+
+def test_form_may_have_any_file_name() -> None:
+    for name in ('"name=model"', '"; name=model"', "\"a.wav\"; filename*=utf-8''%C3%A9.wav", '"a\\"b.wav"', '"é"'):
+        content = form((f'name="file"; filename={name}', b"x"), ('name="model"', b"a"))
+        assert READERS["openai"].read_request("/v1/audio/transcriptions", FORM, content) == RequestReading("a")
 
 
 def refuse(reader: str, content: bytes, *, path: str = CHAT, content_type: bytes = JSON) -> None:
