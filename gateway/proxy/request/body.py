@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES
 from gateway.proxy.metering.priced_body import NOTHING_ASKED, Asked, read_asked
+from gateway.proxy.metering.readers import READERS
 from gateway.proxy.request import forms
 from gateway.proxy.request.api_keys import KeyForm
 from gateway.proxy.request.forms import FormScan
@@ -16,6 +17,7 @@ from gateway.proxy.request.inbound import Inbound
 from gateway.proxy.request.uploads import FileObserver
 from gateway.proxy.router import RouteMatch
 from policies.access.authorization import check_size
+from policies.pricing.price_list import PriceList
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -92,6 +94,8 @@ async def read_whole(content: bytes, match: RouteMatch, inbound: Inbound, *, max
             limit=limit,
         )
     request, form = asked.model_request, inbound.key_form
+    if isinstance(price, PriceList) and not request.is_free:
+        READERS[price.reader].check_parameters(inbound.query, inbound.end_to_end)
     is_plain = not asked.texts and not request.alternatives
     is_plain = is_plain and (request.model is None or form.redacted(request.model) is request.model)
     return WholeBody(content, asked if is_plain else _redacted(asked, form))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.http.fields import header_block
 from gateway.proxy.metering.documents.selection import select
 from gateway.proxy.metering.readers import READERS
 from gateway.proxy.metering.readers.reading import RequestReading
@@ -191,6 +192,43 @@ def refuse(reader: str, content: bytes, *, path: str = CHAT, content_type: bytes
     with pytest.raises(Refused) as refused:
         READERS[reader].read_request(path, content_type, content)
     assert refused.value.code is Refusal.INVALID_BODY
+
+
+@pytest.mark.parametrize(
+    ("query", "mask"),
+    [
+        (b"fields=candidates", b""),
+        (b"alt=sse&%24fields=candidates", b""),
+        (b"fields=usageMetadata/promptTokenCount", b""),
+        (b"fields=usageMetadata(promptTokenCount),candidates", b""),
+        (b"fields=candidates(usageMetadata,content)", b""),
+        (b"alt=proto", b""),
+        (b"$alt=proto", b""),
+        (b"alt=json&alt=media", b""),
+        (b"callback=run", b""),
+        (b"", b"candidates.content"),
+    ],
+)
+def test_gemini_response_without_its_usage_is_refused(query: bytes, mask: bytes) -> None:
+    fields = header_block(b"x-goog-fieldmask: %b\r\n" % mask if mask else b"")
+    with pytest.raises(Refused) as refused:
+        READERS["gemini"].check_parameters(query, fields)
+    assert refused.value.code is Refusal.BAD_REQUEST
+    READERS["openai"].check_parameters(query, fields)
+
+
+@pytest.mark.parametrize(
+    ("query", "mask"),
+    [
+        (b"", b""),
+        (b"alt=sse&prettyPrint=false", b""),
+        (b"$alt=json;enum-encoding=int", b""),
+        (b"fields=candidates(content,finishReason),usageMetadata", b""),
+        (b"fields=*", b"usage_metadata,candidates"),
+    ],
+)
+def test_gemini_response_with_its_usage_may_be_filtered(query: bytes, mask: bytes) -> None:
+    READERS["gemini"].check_parameters(query, header_block(b"a: b\r\nx-goog-fieldmask: %b\r\n" % (mask or b"*")))
 
 
 def nested(depth: int) -> bytes:

@@ -190,6 +190,22 @@ async def test_model_that_may_answer_at_another_price_is_refused_and_counts_noth
     assert (await post(data_plane, account, request(models=["gpt-4o-mini"]))).status_code == 200
 
 
+async def test_gemini_response_without_its_usage_cannot_be_asked_for(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    path = "/v1beta/models/g-1:generateContent"
+    async with data_plane.assert_unchanged(account):
+        for query, headers in (
+            ("?fields=candidates", {}),
+            ("", {"x-goog-fieldmask": "candidates"}),
+            ("?alt=proto", {}),
+        ):
+            answer = await post(data_plane, account, b"{}", path + query, **headers)
+            assert_problem(answer, 400, "bad_request")
+    assert not data_plane.upstream.exchanges
+    whole = await post(data_plane, account, b"{}", f"{path}?fields=candidates,usageMetadata&alt=json")
+    assert whole.status_code == 200
+
+
 async def test_anthropic_stream_merges_its_first_and_last_event(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=2000)
     start = {"type": "message_start", "message": {"usage": {"input_tokens": 150, "output_tokens": 1}}}

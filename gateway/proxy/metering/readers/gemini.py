@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
+from gateway.http.fields import HeaderBlock
 from gateway.proxy.metering.documents.selection import Fields, select
 from gateway.proxy.metering.readers import fields as read
 from gateway.proxy.metering.readers.numbers import first, number, paths, pick_counts, total, usage_of
@@ -18,6 +19,7 @@ from gateway.proxy.metering.readers.reader import Reader
 from gateway.proxy.metering.readers.reading import Counts, RequestReading, Statement
 from gateway.proxy.metering.readers.response import ResponseFormat, member_finder, text_counter
 from gateway.proxy.metering.strict_json import invalid_body, read_fields
+from policies.model import Refusal, Refused
 from policies.usage.counts import Usage, UsageClass
 
 # Parsers of protocol buffers take both spellings of a name (protobuf.dev, ProtoJSON).
@@ -63,6 +65,39 @@ def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
     limit = 0 if operation in _WITHOUT_OUTPUT else read.limit(fields, *_LIMITS)
     answers = read.answers(fields, *_ANSWERS)
     return RequestReading(model, limit, is_streaming, is_free=is_free, answers=answers)
+
+
+# System parameters, which all APIs of Google take (cloud.google.com/apis/docs/system-parameters).
+_MASK_FIELD = re.compile(rb"(?<![^\n])x-goog-fieldmask: ([^\r]*)")
+_MASK_PARTS = re.compile(r"([(),])")
+_WITH_USAGE = frozenset({"*", "usageMetadata", "usage_metadata"})
+
+
+def _check_parameters(query: bytes, fields: HeaderBlock) -> None:
+    masks = [mask.decode("latin-1") for mask in _MASK_FIELD.findall(fields)]
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        parameter = name.removeprefix("$").lower()
+        if parameter == "fields":
+            masks.append(value)
+        elif parameter == "callback" or (parameter == "alt" and value.partition(";")[0] not in ("json", "sse")):
+            raise Refused(Refusal.BAD_REQUEST, f"The call is priced by JSON; {name[:20]!r} asks for another response.")
+    if not all(map(_has_usage, masks)):
+        raise Refused(Refusal.BAD_REQUEST, "The field mask leaves out 'usageMetadata', by which the call is priced.")
+
+
+def _has_usage(mask: str) -> bool:
+    """Whether a mask has all of the usage: `candidates(content),usageMetadata` has."""
+    depth, path = 0, ""
+    for part in _MASK_PARTS.split(mask + ","):
+        if part in ("(", ")"):
+            depth, path = depth + (1 if part == "(" else -1), path + "/"
+        elif part != "," and not depth:
+            path += part
+        elif not depth:
+            if path.strip() in _WITH_USAGE:
+                return True
+            path = ""
+    return False
 
 
 def _state(fields: Fields, _: bytes) -> Statement:
@@ -119,4 +154,5 @@ GEMINI = Reader(
     "gemini",
     _read_request,
     ResponseFormat(_RESPONSE, _state, _normalize, _says_more, text_counter("text")),
+    _check_parameters,
 )

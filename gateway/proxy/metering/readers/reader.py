@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.http.fields import HeaderBlock
 from gateway.proxy.metering.documents.selection import Fields, Selection
 from gateway.proxy.metering.documents.values import MAX_PARSED_BYTES, parse, pick
 from gateway.proxy.metering.framing import is_json
@@ -75,12 +76,14 @@ class Reader:
     """Reads the requests and responses of one API.
 
     `read_request` takes path, content type and body. It raises Refused with `invalid_body` where the body is not what
-    the API takes, or where parsers would disagree about it.
+    the API takes, or where parsers would disagree about it. `check_parameters` takes query and fields; it raises
+    Refused where they ask for a response that does not tell its usage.
     """
 
     name: str
     read_request: Callable[[str, bytes, bytes], RequestReading]
     response: ResponseFormat
+    check_parameters: Callable[[bytes, HeaderBlock], None] = lambda _, __: None
 
     def open_response(self, content_type: bytes, content_encoding: bytes) -> ResponseReader | WholeDocument:
         """The reader of one response."""
