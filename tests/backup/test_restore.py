@@ -138,6 +138,23 @@ async def test_restored_database_is_the_same_row_by_row(
     await assert_books_agree(database, backend)
 
 
+async def test_backup_has_the_same_moments_whatever_style_the_database_writes_dates_in(
+    backend: Backend, empty_database: NewDatabase, tmp_path: Path
+) -> None:
+    await some_calls(backend, 1)
+    before = await content(backend.database)
+    async with backend.database.transaction() as connection:
+        name = await connection.scalar(text("SELECT current_database()"))
+        await connection.execute(text(f"ALTER DATABASE \"{name}\" SET datestyle = 'SQL, DMY'"))
+    reopened = Database(backend.database.url, pool_size=1)
+    await back_up(reopened, None, tmp_path / "backup")
+    await reopened.close()
+    database = await empty_database()
+    await restored(tmp_path / "backup", database)
+    after = await content(database)
+    assert {name for name in before if before[name] != after[name]} <= CHANGED
+
+
 async def test_restored_database_is_copied_to_its_sink_once_more(
     backend: Backend, empty_database: NewDatabase, tmp_path: Path
 ) -> None:

@@ -241,6 +241,7 @@ def _connect_args(
             "application_name": "gateway",
             **parsed.server_settings,
             "timezone": "UTC",
+            "datestyle": "ISO",  # COPY writes moments by it, and reads 05/11 as May or November
             "statement_timeout": str(int(statement_timeout_seconds * 1000)),
             "lock_timeout": str(int(lock_timeout_seconds * 1000)),
         },
