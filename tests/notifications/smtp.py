@@ -13,7 +13,7 @@ from email.policy import default
 
 @dataclass
 class MailServer:
-    """`answers` maps a command's first word to a reply other than 250."""
+    """`answers` maps a command's first word to a reply other than 250; surrogates are bytes that are not UTF-8."""
 
     port: int = 0
     answers: dict[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class MailServer:
             answer = self.answers.get(
                 word, "354 go on" if word == "DATA" else "221 bye" if word == "QUIT" else "250 ok"
             )
-            writer.write(f"{answer}\r\n".encode())
+            writer.write(f"{answer}\r\n".encode(errors="surrogateescape"))
             if answer.startswith("354"):
                 await self._take(reader)
                 writer.write(b"250 ok\r\n")

@@ -54,6 +54,15 @@ async def test_permanent_refusal_differs_from_a_temporary_one(command: str, answ
     assert refused.value.is_final is is_final
 
 
+async def test_refusal_that_is_no_text_is_recorded_as_text() -> None:
+    async with smtp.running() as server:
+        server.answers["RCPT"] = "550 Empf\udce4nger unbekannt\0"  # ISO 8859-1
+        with pytest.raises(DeliveryFailed) as refused:
+            await SmtpMailer(server.url, sender="g@x.test").send("a@x.test", Email("s", "t"), message_id="1")
+    assert str(refused.value) == "550 Empf\ufffdnger unbekannt?"
+    assert refused.value.is_final
+
+
 async def test_unreachable_server_is_a_temporary_failure() -> None:
     async with smtp.running() as server:
         url = server.url
