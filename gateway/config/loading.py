@@ -153,7 +153,7 @@ def child_environment(
     """The environment of a child process, which loads the same configuration from it.
 
     It is that of this process with resolved stores, secrets and the address of the health listener: the URL of a
-    database, not the word `embedded`.
+    database, not the word `embedded`. The cores are those that this process was kept off.
     `settings` are more variables by full name.
     """
     secrets = dict(config.secrets.required)
@@ -166,6 +166,7 @@ def child_environment(
         "GATEWAY_REDIS__URL": redis_url,
         "GATEWAY_DATA_DIR": str(config.data_dir),
         "GATEWAY_SERVER__HEALTH": health,
+        "GATEWAY_SERVER__WORKER_CORES": str(list(config.server.worker_cores)),
         **secrets,
         _METRICS_DIR: metrics_dir,
         **(settings or {}),

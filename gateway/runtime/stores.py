@@ -21,11 +21,15 @@ class StoreUrls:
 
 @asynccontextmanager
 async def open_store_servers(config: Config, *, must_own: bool = False) -> AsyncIterator[StoreUrls]:
-    """Joins embedded stores that run, else starts them. `must_own` waits until their present owner has stopped."""
+    """Joins embedded stores that run, else starts them. `must_own` waits until their present owner has stopped.
+
+    Valkey has the cores of calls only for who serves them, and so was kept off these.
+    """
     if EMBEDDED not in (config.database.url, config.redis.url):
         yield StoreUrls(config.database.url, config.redis.url)
         return
-    async with await Stores.open(config.data_dir, must_own=must_own, valkey_cores=config.server.worker_cores) as stores:
+    cores = config.server.worker_cores if must_own else ()
+    async with await Stores.open(config.data_dir, must_own=must_own, valkey_cores=cores) as stores:
         supervision = asyncio.create_task(stores.keep_running()) if must_own else None
         try:
             yield StoreUrls(

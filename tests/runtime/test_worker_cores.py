@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_serving import serve, serving
+from gateway.config.loading import child_environment, load
+from tests.cli.test_serving import SECRETS, serve, serving
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 needs_two_cores = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores, on Linux")
@@ -39,6 +41,35 @@ def test_calls_have_cores_of_their_own(tmp_path: Path) -> None:
     assert any("postgres" in each for each in rest)
 
 
+@needs_two_cores
+def test_demo_keeps_cores_for_calls_too(tmp_path: Path) -> None:
+    refused = gateway(tmp_path, "demo", "--port", "0", "--admin-port", "0", GATEWAY_SERVER__WORKER_CORES="9999")
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("gateway: server.worker_cores: this gateway may use the cores")
+    assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+@pytest.mark.skipif(not CORES, reason="only Linux keeps processes to cores")
+def test_commands_start_the_stores_whatever_cores_are_for_calls(tmp_path: Path) -> None:
+    listed = gateway(tmp_path, "plans", "list", GATEWAY_SERVER__WORKER_CORES=",".join(map(str, CORES)))
+
+    assert (listed.returncode, listed.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("cores", [(), (0,), (0, 3)], ids=str)
+def test_processes_have_the_cores_of_the_start_whatever_the_file_has_become(
+    tmp_path: Path, cores: tuple[int, ...]
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"server: {{worker_cores: {list(cores)}}}")
+    started = load(file, SECRETS, overrides={"data_dir": str(tmp_path)})
+    inherited = child_environment(started, database_url="embedded", redis_url="embedded", health="", metrics_dir="")
+    file.write_text("server: {worker_cores: [9999]}")
+
+    assert load(file, inherited).server.worker_cores == cores
+
+
 @pytest.mark.skipif(not CORES, reason="only Linux keeps processes to cores")
 @pytest.mark.parametrize("cores", ["9999", ",".join(map(str, CORES))], ids=["unknown", "all"])
 def test_cores_that_cannot_be_kept_are_refused_in_one_line(tmp_path: Path, cores: str) -> None:
@@ -47,6 +78,12 @@ def test_cores_that_cannot_be_kept_are_refused_in_one_line(tmp_path: Path, cores
     assert refused.returncode == 1
     assert "server.worker_cores: this gateway may use the cores" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+def gateway(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", *arguments, "--data-dir", str(tmp_path / "data")]
+    given = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path, env=given)
 
 
 def _is_for_calls(command: str) -> bool:
