@@ -110,7 +110,7 @@ class Supervisor:
                 await child.start()
                 if self._draining:
                     child.announce_drain()
-            except ChildFailed as failure:
+            except (ChildFailed, OSError) as failure:  # OSError: the machine has no room for a process
                 _log.error("process_restart_failed", process=child.name, reason=str(failure))
 
 
@@ -216,5 +216,7 @@ class _Child:
         except TimeoutError:
             self.signal(signal.SIGKILL)  # nobody would hear that it is ready, and it could not be restarted
             raise ChildFailed(f"{self.name} was not ready within {START_TIMEOUT_SECONDS:.0f} s") from None
+        except ConnectionError:  # it has ended, and has not read that the gateway drains
+            message = b""
         if message != READY:
             raise ChildFailed(f"{self.name} stopped while starting")

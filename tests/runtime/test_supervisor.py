@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -74,6 +75,26 @@ async def test_supervisor_that_stops_starts_no_process_again(monkeypatch: pytest
     await child.has_ended.wait()
     await running.stop()
     assert child.starts == 0
+
+
+async def test_supervisor_tries_again_where_no_process_can_be_created(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor, "RESTART_SECONDS", 0.0)
+    running, child = supervisor.Supervisor({}, metrics_dir=str(tmp_path), drain_timeout_seconds=0.0), Dead()
+    started = asyncio.Event()
+
+    async def start() -> None:
+        child.starts += 1
+        if child.starts == 1:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.set()
+
+    monkeypatch.setattr(child, "start", start)
+    running._children.append(child)  # type: ignore[arg-type] # as above
+    watching = asyncio.create_task(running.watch())
+    await asyncio.wait_for(started.wait(), 5)
+    watching.cancel()
 
 
 async def test_process_that_starts_is_not_ended_by_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,54 @@
+"""A process that dies is started again, and a stop ends that."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.guarantees.simulation.served_gateway import PATIENCE_SECONDS, Served, serving
+
+DOCUMENT = """
+redis: {timeout: 5s}
+upstreams: {main: {targets: ["http://127.0.0.1:9"]}}
+routes: [{name: here, match: {path: /v1/here}, upstream: main, price: {credits: 1}}]
+plans: [{id: open, name: Open, price: 0}]
+"""
+
+
+async def test_stop_while_a_process_starts_again_is_orderly(
+    tmp_path: Path, own_database_url: str, redis_url: str
+) -> None:
+    async with serving(tmp_path, DOCUMENT, database_url=own_database_url, redis_url=redis_url) as served:
+        died = _kill_public_worker(served)
+        await _until(lambda: _public_workers(served) not in ([], [died]))
+
+        assert await served.stop() == 0, served.log.read_text()
+        assert "Traceback" not in served.log.read_text()
+
+
+def _kill_public_worker(served: Served) -> int:
+    (pid,) = _public_workers(served)
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def _public_workers(served: Served) -> list[int]:
+    return [each.pid for each in psutil.Process(served.process.pid).children() if _serves_calls(each)]
+
+
+def _serves_calls(process: psutil.Process) -> bool:
+    try:
+        return process.cmdline()[3:5] == ["child", "proxy"]
+    except psutil.Error:
+        return False
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not is_so():  # noqa: ASYNC110 - a process of its own
+            await asyncio.sleep(0.02)
