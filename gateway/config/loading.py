@@ -96,7 +96,8 @@ def load(
     With embedded stores, missing ones are generated and, with `persist_secrets`, stored in `data_dir`;
     `gateway check` stores none.
     """
-    document = _read(path)
+    text = "" if path is None else _text(path)
+    document = Document("gateway.yaml") if path is None else read_yaml(text, str(path))
     environ = with_files(document, environ, roles=roles)
     apply_environment(document, environ, SECTIONS)
     apply_overrides(document, overrides or {})
@@ -117,6 +118,7 @@ def load(
         raise ConfigError(document.problems)
     return model.Config(
         path=path,
+        text=text,
         data_dir=data_dir,
         server=sections.server,
         database=database,
@@ -173,11 +175,9 @@ def child_environment(
     }
 
 
-def _read(path: Path | None) -> Document:
-    if path is None:
-        return Document("gateway.yaml")
+def _text(path: Path) -> str:
     try:
-        return read_yaml(path.read_text("utf-8-sig"), str(path))
+        return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError([ConfigProblem(Origin(str(path)), "", "does not exist")]) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -329,9 +329,12 @@ class Tracing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The effective configuration. `path` is the file that it was read from, if any; `data_dir` is absolute."""
+    """The effective configuration. `path` is the file that it was read from, if any, and `text` what that held;
+    `data_dir` is absolute.
+    """
 
     path: Path | None
+    text: str = field(repr=False)
     data_dir: Path
     server: Server
     database: Database

@@ -19,7 +19,7 @@ from policies.pricing.price_list import PriceList
 from policies.wording import counted
 
 # What SIGHUP applies.
-RELOADED = frozenset({"path", "routes", "upstreams", "plans", "server.cors", "log"})
+RELOADED = frozenset({"path", "text", "routes", "upstreams", "plans", "server.cors", "log"})
 
 
 def describe(config: Config) -> str:

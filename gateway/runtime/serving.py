@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
+from pathlib import Path
 
 import structlog
 
@@ -79,17 +80,17 @@ async def serving(
             settings=settings,
         )
         drain_seconds = config.server.drain_timeout_seconds
-        supervisor = Supervisor(inherited, metrics_dir=metrics_dir, drain_timeout_seconds=drain_seconds)
-        reloading = _Reloading(config, reload_config, apply, supervisor)
+        accepted = _AcceptedFile(Path(metrics_dir, "gateway.yaml"), config.text)
+        supervisor = Supervisor(
+            inherited, metrics_dir=metrics_dir, drain_timeout_seconds=drain_seconds, before_start=accepted.ensure
+        )
+        reloading = _Reloading(config, reload_config, apply, accepted=accepted, supervisor=supervisor)
         health = GroupHealth(supervisor.reports)
         hosts = KnownHosts((config.server.health.host, *config.server.admin_hosts))
         await stack.enter_async_context(serving_health(probed, health, metrics_dir, hosts=hosts))
-        specs = _children(config, roles, listeners, portal)
+        specs = _children(accepted.path, roles, listeners, portal)
         if upstream is not None:
-            withheld = withheld_from(Role.UPSTREAM)
-            specs.append(
-                ChildSpec("upstream", ("child", Role.UPSTREAM), (upstream,), stage="upstream", withheld=withheld)
-            )
+            specs.append(_bundled_upstream(accepted.path, upstream))
         try:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.start)
             await supervisor.start(specs)
@@ -162,7 +163,7 @@ def _close(bound: Mapping[Role, Sequence[socket.socket]]) -> None:
 
 
 def _children(
-    config: Config,
+    config: Path,
     roles: Sequence[Role],
     listeners: Mapping[Role, Sequence[socket.socket]],
     portal: socket.socket | None,
@@ -171,7 +172,7 @@ def _children(
 
     The portal joins that one, or has its own where there is none.
     """
-    where: tuple[str, ...] = ("--config", str(config.path)) if config.path is not None else ()
+    where: tuple[str, ...] = ("--config", str(config))
     if portal is not None:
         where += ("--portal", str(Address(*portal.getsockname())), "--public", url_of(listeners[Role.PROXY][0]))
     children = [
@@ -194,6 +195,34 @@ def _children(
     return children
 
 
+def _bundled_upstream(config: Path, listening: socket.socket) -> ChildSpec:
+    arguments, withheld = ("child", Role.UPSTREAM, "--config", str(config)), withheld_from(Role.UPSTREAM)
+    return ChildSpec("upstream", arguments, (listening,), stage="upstream", withheld=withheld)
+
+
+class _AcceptedFile:
+    """The configuration that was accepted last, as processes read it whenever they start or reload.
+
+    The operator's file may have changed since, and may be invalid. `path` is in a folder of this gateway alone.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self._text = text
+
+    def ensure(self) -> None:
+        """Writes it unless it is there: machines clear folders for temporary files. Raises OSError."""
+        if not self.path.exists():
+            self.replace(self._text)
+
+    def replace(self, text: str) -> None:
+        """Raises OSError; then it stays as it is."""
+        draft = self.path.with_suffix(".new")
+        draft.write_text(text, "utf-8")
+        draft.replace(self.path)
+        self._text = text
+
+
 class _Reloading:
     """Reloads the configuration for a signal, one signal after the other."""
 
@@ -202,11 +231,14 @@ class _Reloading:
         running: Config,
         read: Callable[[], Config],
         apply: Callable[[Config], Awaitable[None]],
+        *,
+        accepted: _AcceptedFile,
         supervisor: Supervisor,
     ) -> None:
         self._running = running
         self._read = read
         self._apply = apply
+        self._accepted = accepted
         self._supervisor = supervisor
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,7 +252,8 @@ class _Reloading:
         async with self._lock:
             try:
                 config = self._read()
-            except ConfigError as error:
+                self._accepted.replace(config.text)
+            except (ConfigError, OSError) as error:
                 metrics.CONFIG_RELOADS.labels("refused").inc()
                 _log.error("configuration_refused", problems=str(error))
                 return

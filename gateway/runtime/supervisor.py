@@ -12,7 +12,7 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -53,10 +53,18 @@ class ChildSpec:
 
 
 class Supervisor:
-    """Runs children until it is stopped."""
+    """Runs children until it is stopped. `before_start` prepares what each of them reads."""
 
-    def __init__(self, environment: Mapping[str, str], *, metrics_dir: str, drain_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        metrics_dir: str,
+        drain_timeout_seconds: float,
+        before_start: Callable[[], None] = lambda: None,
+    ) -> None:
         self._environment = environment
+        self._before_start = before_start
         self._metrics_dir = metrics_dir
         self._patience_seconds = drain_timeout_seconds + KILL_AFTER_SECONDS
         self._children: list[_Child] = []
@@ -68,6 +76,7 @@ class Supervisor:
 
     async def start(self, specs: Sequence[ChildSpec]) -> None:
         """Starts the children and returns when all are ready; raises ChildFailed if one does not become so."""
+        self._before_start()
         self._children += [_Child(spec, self._environment) for spec in specs]
         await asyncio.gather(*(child.start() for child in self._children))
 
@@ -107,10 +116,11 @@ class Supervisor:
             if self._stopping:
                 return
             try:
+                self._before_start()
                 await child.start()
                 if self._draining:
                     child.announce_drain()
-            except (ChildFailed, OSError) as failure:  # OSError: the machine has no room for a process
+            except (ChildFailed, OSError) as failure:  # OSError: the machine has no room for a process, or on its disk
                 _log.error("process_restart_failed", process=child.name, reason=str(failure))
 
 

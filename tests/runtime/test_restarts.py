@@ -1,4 +1,4 @@
-"""A process that dies is started again, and a stop ends that."""
+"""A process that dies is started again as the gateway runs, whatever has become of the file, and a stop ends it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,24 @@ upstreams: {main: {targets: ["http://127.0.0.1:9"]}}
 routes: [{name: here, match: {path: /v1/here}, upstream: main, price: {credits: 1}}]
 plans: [{id: open, name: Open, price: 0}]
 """
+OTHER = DOCUMENT.replace("/v1/here", "/v1/there")
+
+
+async def test_process_starts_again_with_the_configuration_that_was_accepted_last(
+    tmp_path: Path, own_database_url: str, redis_url: str
+) -> None:
+    async with serving(tmp_path, DOCUMENT, database_url=own_database_url, redis_url=redis_url) as served:
+        served.path.write_text(OTHER)
+        served.process.send_signal(signal.SIGHUP)
+        await _until(lambda: served.said("configuration_reloaded") == 2)
+        served.path.write_text("rooutes: []")
+        served.process.send_signal(signal.SIGHUP)
+        await _until(lambda: served.said("configuration_refused") == 1)
+        _kill_public_worker(served)
+        await _until(lambda: served.said("process_restarted") == 1)
+
+        assert await _status(served, "/v1/there") == 502
+        assert served.said("process_restart_failed") == 0
 
 
 async def test_stop_while_a_process_starts_again_is_orderly(
@@ -52,3 +70,13 @@ async def _until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not is_so():  # noqa: ASYNC110 - a process of its own
             await asyncio.sleep(0.02)
+
+
+async def _status(served: Served, target: str) -> int:
+    """Of a call, which waits in the socket until a process takes it."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await served.connect()
+        writer.write(served.head(target))
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+    return int(head[9:12])

@@ -1,4 +1,4 @@
-"""The folder in which the processes of one supervisor share their metrics.
+"""The folder in which the processes of one supervisor share their metrics, and find the configuration that it accepted.
 
 A supervisor that was killed leaves its folder behind, so the next one removes it. Each holds a lock in its own, which
 ends with the process however it dies.
