@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from email.headerregistry import Address
 from email.message import EmailMessage
-from email.utils import format_datetime, formataddr, parseaddr
+from email.utils import format_datetime, parseaddr
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -11,7 +12,7 @@ import aiosmtplib
 import structlog
 
 from gateway.clock import now
-from gateway.email_addresses import is_plain
+from gateway.email_addresses import is_plain, normalised
 from gateway.notifications import DeliveryFailed
 from gateway.notifications.emails import Email
 
@@ -32,17 +33,19 @@ class Mailer(Protocol):
 class SmtpMailer:
     """`smtp://` uses STARTTLS where the server offers it, `smtps://` uses TLS from the start.
 
-    A password in the URL is never sent without TLS.
+    A password in the URL is never sent without TLS. `sender` is one address; without a name of its own it has that of
+    the `operator`.
     """
 
-    def __init__(self, url: str, *, sender: str) -> None:
+    def __init__(self, url: str, *, sender: str, operator: str = "") -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._port = parts.port or _PORTS[parts.scheme]
         self._is_tls = parts.scheme == "smtps"
         self._user = unquote(parts.username) if parts.username else None
         self._password = unquote(parts.password) if parts.password else None
-        self._sender = sender
+        name, address = parseaddr(sender)
+        self._sender = Address(" ".join((name or operator).split()), addr_spec=normalised(address))
 
     async def send(self, to: str, email: Email, *, message_id: str) -> None:
         if not is_plain(to):
@@ -67,12 +70,6 @@ class SmtpMailer:
             raise DeliveryFailed(str(error) or type(error).__name__) from error
 
 
-def named(sender: str, operator: str) -> str:
-    """The sender with a name: its own, or the operator's."""
-    name, address = parseaddr(sender)
-    return sender if name or not address else formataddr((operator, address))
-
-
 class LogMailer:
     """For development: the log contains the e-mails, tokens included."""
 
@@ -80,13 +77,13 @@ class LogMailer:
         _log.info("email_logged", to=to, subject=email.subject, text=email.text, message_id=message_id)
 
 
-def _message(to: str, email: Email, *, sender: str, message_id: str) -> EmailMessage:
+def _message(to: str, email: Email, *, sender: Address, message_id: str) -> EmailMessage:
     message = EmailMessage()
     message["From"] = sender
     message["To"] = to
     message["Subject"] = email.subject
     message["Date"] = format_datetime(now())
-    message["Message-ID"] = f"<{message_id}@{sender.rpartition('@')[2].rstrip('>') or 'localhost'}>"
+    message["Message-ID"] = f"<{message_id}@{sender.domain}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834 section 5: no out-of-office answers, please
     message.set_content(email.text)
     if email.html:

@@ -17,7 +17,7 @@ from gateway.meter.holds import Holds
 from gateway.meter.journal import Journal
 from gateway.meter.meter import Meter
 from gateway.notifications.email_templates import TemplateContext
-from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer, named
+from gateway.notifications.mailer import LogMailer, Mailer, SmtpMailer
 from gateway.notifications.webhook import Webhook
 from gateway.runtime.health.readiness import Readiness
 from gateway.runtime.payments import invoice_workers, open_providers, payment_workers
@@ -124,4 +124,4 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
 def _mailer(config: Config) -> Mailer:
     if config.mail.smtp is None:
         return LogMailer()
-    return SmtpMailer(config.mail.smtp, sender=named(config.mail.sender, config.portal.name))
+    return SmtpMailer(config.mail.smtp, sender=config.mail.sender, operator=config.portal.name)

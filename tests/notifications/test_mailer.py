@@ -38,6 +38,32 @@ async def test_email_arrives_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
+    "operator", ["Café Noir, Inc.", "Société X: AI", 'Müller "KI" <b@c.test>', "Acme, Inc.", "Ä\nB"]
+)
+async def test_email_is_from_one_address_whatever_the_operator_is_called(operator: str) -> None:
+    async with smtp.running() as server:
+        mailer = SmtpMailer(server.url, sender="hello@acme.test", operator=operator)
+        await mailer.send("ada@example.com", Email("s", "t"), message_id="7")
+    (sender,) = server.emails[0]["From"].addresses
+    assert (sender.display_name, sender.addr_spec) == (operator.replace("\n", " "), "hello@acme.test")
+
+
+@pytest.mark.parametrize(
+    ("sender", "address"),
+    [("hello@bücher.test", "hello@xn--bcher-kva.test"), ("Ada <hello@acme.test>", "hello@acme.test")],
+)
+async def test_sender_is_an_address_of_the_dns(sender: str, address: str) -> None:
+    async with smtp.running() as server:
+        await SmtpMailer(server.url, sender=sender, operator="Acme").send(
+            "ada@example.com", Email("s", "t"), message_id="7"
+        )
+    (email,) = server.emails
+    assert email["From"].addresses[0].addr_spec == address
+    assert email["Message-ID"] == f"<7@{address.rpartition('@')[2]}>"
+    assert f"MAIL FROM:<{address}>" in server.commands[1]
+
+
+@pytest.mark.parametrize(
     ("command", "answer", "is_final"),
     [
         ("RCPT", "550 no such mailbox", True),
