@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from decimal import Decimal
 from uuid import UUID
 
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from gateway.api.account.billing.checkout import NewCheckout
 from gateway.api.account.billing.coupons import CouponPreview, WantedOffer, preview_coupon
 from gateway.api.account.billing.own_subscription import OwnSubscription
 from gateway.api.account.billing.plan_changes import PlanChange
+from gateway.api.account.billing.plans import OfferedPlan
 from gateway.api.account.billing.subscriptions import Ending, Order
 from gateway.api.account.records import ledger, limits
 from gateway.api.errors import NotFound
@@ -169,6 +171,7 @@ async def _render(page: Customer, form: Form) -> Response:
         form=form,
         subscription=await own_subscription(page),
         plans=offered,
+        free_plans={plan.id for plan in offered if _is_free(plan)},
         packs=packs,
         coupon=form.shown("coupon").strip().upper(),
         previews=previews,
@@ -176,6 +179,11 @@ async def _render(page: Customer, form: Form) -> Response:
         can_pay=bool(service.providers),
         can_top_up=top_up.can_top_up(service),
     )
+
+
+def _is_free(plan: OfferedPlan) -> bool:
+    """A subscription that nobody bills changes to such a plan with its period; to any other it is paid for."""
+    return Decimal(plan.price) == 0 and plan.pricing_model in ("flat", "per_seat") and plan.overage is None
 
 
 async def _previews(

@@ -376,3 +376,25 @@ async def test_end_of_a_plan_stays_as_it_was_chosen_and_its_change_names_the_int
     answer = await customer.submit("/plan/end", status=422, when="now", password="wrong")
     assert 'value="now" checked' in answer.text
     assert 'value="period_end" checked' not in answer.text
+
+
+async def _free_plan(stack: PortalStack, **terms: Any) -> str:
+    async with stack.account.database.transaction() as connection:
+        return (await plans.create(connection, PlanTerms(name=f"free {uuid4().hex}", price=Decimal(0), **terms))).id
+
+
+async def test_plan_that_nobody_bills_changes_to_a_free_one_with_its_period(stack: PortalStack) -> None:
+    customer = await stack.customer(email_verified_at=now())
+    first, second = await _free_plan(stack), await _free_plan(stack, pricing_model="per_seat")
+    await customer.submit("/plan", "/plan/subscribe", plan_id=first)
+    offered = await customer.get("/plan")
+    change = f"/plan/change?plan={second}"
+    assert f'href="/portal{change}"' in offered
+    assert f'name="plan_id" value="{second}"' not in offered
+    form = await customer.get(change)
+    assert "It begins with the next period" in form
+    assert 'value="now"' not in form
+    assert 'name="quantity"' not in form
+    changed = await customer.submit(change, "/plan/change", plan_id=second, when="period_end")
+    assert f"The plan {second} begins with the next period." in await customer.follow(changed)
+    assert "You keep your plan." in await customer.follow(await customer.submit("/plan", "/plan/undo-change"))
