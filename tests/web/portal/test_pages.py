@@ -20,6 +20,7 @@ from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import grants
+from gateway.ledger.subscriptions import lifecycle, subscriptions
 from gateway.ledger.usage import ingestion, refusals
 from gateway.ledger.usage.refusals import RefusedIn
 from gateway.web.portal import first_call
@@ -398,3 +399,19 @@ async def test_plan_that_nobody_bills_changes_to_a_free_one_with_its_period(stac
     changed = await customer.submit(change, "/plan/change", plan_id=second, when="period_end")
     assert f"The plan {second} begins with the next period." in await customer.follow(changed)
     assert "You keep your plan." in await customer.follow(await customer.submit("/plan", "/plan/undo-change"))
+
+
+async def test_paused_subscription_can_be_ended(stack: PortalStack) -> None:
+    customer = await stack.customer(email_verified_at=now())
+    assert customer.user_id is not None
+    plan_id = await _free_plan(stack)
+    await customer.submit("/plan", "/plan/subscribe", plan_id=plan_id)
+    async with stack.account.database.transaction() as connection:
+        current = await subscriptions.get_current(connection, customer.user_id)
+        assert current is not None
+        await lifecycle.pause(connection, current.id)
+    offered = await customer.get("/plan")
+    assert 'href="/portal/plan/end"' in offered
+    assert f'name="plan_id" value="{plan_id}"' not in offered, "it is the customer's own"
+    await customer.submit("/plan/end", when="now")
+    assert 'href="/portal/plan/end"' not in await customer.get("/plan")
