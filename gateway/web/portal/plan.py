@@ -37,7 +37,8 @@ async def subscribe(page: Customer) -> Response:
     form, portal = page.visit.form, page.portal
 
     async def call() -> subscriptions.BegunSubscription:
-        order = Order.model_validate({"quantity": form.whole("quantity") or 1, "coupon": form.text("coupon")})
+        seats = form.whole("quantity") if form.text("quantity") else 1
+        order = Order.model_validate({"quantity": seats, "coupon": form.text("coupon")})
         plan_id = form.required("plan_id")
         return await subscriptions.subscribe(plan_id, page.me, portal.account, portal.checkout_service, order)
 

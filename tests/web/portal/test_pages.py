@@ -415,3 +415,12 @@ async def test_paused_subscription_can_be_ended(stack: PortalStack) -> None:
     assert f'name="plan_id" value="{plan_id}"' not in offered, "it is the customer's own"
     await customer.submit("/plan/end", when="now")
     assert 'href="/portal/plan/end"' not in await customer.get("/plan")
+
+
+async def test_number_of_seats_that_the_api_refuses_buys_none(stack: PortalStack) -> None:
+    customer = await stack.customer(email_verified_at=now())
+    plan_id = await _free_plan(stack, pricing_model="per_seat")
+    refused = await customer.submit("/plan", "/plan/subscribe", status=422, plan_id=plan_id, quantity="0")
+    assert "Must be 1 or greater." in refused.text
+    assert "You have no plan yet." in await customer.get("/plan")
+    await customer.submit("/plan", "/plan/subscribe", plan_id=plan_id, quantity="")
