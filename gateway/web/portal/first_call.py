@@ -24,6 +24,7 @@ from gateway.web.portal.customer import Customer, Portal
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList, ReaderName
+from policies.pricing.units import PriceUnit
 
 KEY_IN_EXAMPLES = "YOUR_API_KEY"
 MAX_SHOWN_BYTES = 8 * 1024
@@ -84,8 +85,9 @@ def first_route(portal: Portal) -> Route | None:
 
 
 def is_callable(route: Route) -> bool:
-    """Whether a page can show how it is called: by a plain path, with a body of JSON or none."""
-    return not route.serves_models and "*" not in route.path and not route.websocket
+    """Whether a page can show how it is called: by a plain path, with a body of JSON or none, outside a session."""
+    is_mcp = isinstance(route.price, PriceList) and route.price.reader is ReaderName.MCP
+    return not route.serves_models and "*" not in route.path and not route.websocket and not is_mcp
 
 
 async def quote_of(page: Customer, route: Route) -> DryRunResult | None:
@@ -143,14 +145,19 @@ def sample_body(route: Route) -> str | None:
         return None
     price = route.price
     if isinstance(price, PriceList):
-        model = next(iter(price.models), "demo")
-        return json.dumps({"model": model, **_prompt(price, route.path)})
-    return json.dumps(_counted(price)) if isinstance(price, Price) and price.pointers else '{"text": "Hello"}'
+        return json.dumps({"model": _model(price), **_prompt(price, route.path)})
+    return json.dumps(_counted(price)) if price.is_counted_in_request else '{"text": "Hello"}'
+
+
+def _model(prices: PriceList) -> str:
+    """One that every plan has, where there is one, by its own name rather than by a pattern."""
+    names = sorted(prices.models, key=lambda name: (prices.models[name].feature is not None, name.endswith("*")))
+    return next((name.removesuffix("*") for name in names), "") or "demo"
 
 
 def _counted(price: Price) -> dict[str, Any]:
-    """A document with a list of one at the first place where items are counted."""
-    found: Any = ["example"]
+    """A document with a text, or a list of one, at the first place where units are counted."""
+    found: Any = "Hello" if price.unit is PriceUnit.CHARACTER else ["example"]
     for name in reversed(price.pointers[0].strip("/").split("/")):
         found = {name: found}
     return dict(found)
