@@ -14,7 +14,12 @@ from gateway.web.pages import PageRoutes
 
 pages: PageRoutes[Operator] = PageRoutes()
 
-_PATHS = {"call": "/calls/{id}", "invoice": "/money?list=invoices&user_id={user_id}"}
+_PATHS = {
+    "call": "/calls/{id}",
+    "invoice": "/money?list=invoices&id={id}",
+    "payment": "/payments/{id}",
+    "webhook_event": "/money?list=events&id={id}",
+}
 _TEXT_AT_LEAST = 2
 
 
@@ -40,7 +45,5 @@ async def show_call(page: Operator) -> Response:
 
 
 def _path(hit: Mapping[str, Any]) -> str:
-    if hit["kind"] == "webhook_event":
-        return "/money?list=events"
     template = _PATHS.get(hit["kind"], "/accounts/{user_id}")
     return template.format(**hit)

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from gateway.web.console.in_process import segment
+from gateway.web.console.in_process import is_uuid, segment
 from gateway.web.console.operator import Operator
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
@@ -30,11 +30,15 @@ async def show_money(page: Operator) -> Response:
     filters: dict[str, Any] = {"status": status if status in STATUSES[chosen] else None}
     if chosen != "events":
         filters["user_id"] = page.param("user_id")
-    found = await page.api.get(_PATHS[chosen], **filters, cursor=page.param("cursor"), limit=30)
+    wanted_id = page.param("id") or ""
+    if is_uuid(wanted_id):
+        found = {"data": [await page.api.get(f"{_PATHS[chosen]}/{wanted_id}")], "next_cursor": None}
+    else:
+        found = await page.api.get(_PATHS[chosen], **filters, cursor=page.param("cursor"), limit=30)
     form = Form(defaults={"status": filters["status"] or "", "user_id": filters.get("user_id")})
     runs = (await page.api.get("/webhook-events/replays"))["data"] if chosen == "events" else []
-    context = {"lists": LISTS, "chosen": chosen, "statuses": STATUSES[chosen], "page": found, "form": form}
-    context["run"] = runs[0] if runs else None
+    context: dict[str, Any] = {"lists": LISTS, "chosen": chosen, "statuses": STATUSES[chosen], "page": found}
+    context |= {"form": form, "run": runs[0] if runs else None, "is_single": is_uuid(wanted_id)}
     return page.render("money.html", **context)
 
 

@@ -39,6 +39,33 @@ async def test_find_leads_to_the_only_hit(root: Browser, api: Api) -> None:
     assert page.count("/console/accounts/") == 2
 
 
+async def test_find_leads_to_the_record_itself_however_many_are_newer(root: Browser, api: Api, admin: AdminApi) -> None:
+    event_ids = [f"evt_{uuid4().hex}" for _ in range(40)]
+    async with database_of(admin).transaction() as connection:
+        for event_id in event_ids:
+            await webhook_events.record(
+                connection, "stripe", provider_event_id=event_id, event_type="x", payload={}, occurred_at=None
+            )
+    event = await root.follow(await root.client.get("/console/find", params={"q": event_ids[0]}))
+    assert event_ids[0] in event
+    assert event_ids[1] not in event
+
+    user = await api.create_user(plan=(await api.create_plan())["id"])
+    subscription = (await api.get(f"/users/{user['id']}"))["subscription"]
+    invoice = await api.post("/invoices", {"subscription_id": subscription["id"]})
+    listed = await root.follow(await root.client.get("/console/find", params={"q": invoice["id"]}))
+    assert invoice["full_number"] in listed
+    assert listed.count("<tr>") == 2, "its heading and the one"
+
+
+async def test_find_leads_to_the_payment_of_an_account_that_is_deleted(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    payment = await api.post("/payments", {"user_id": user["id"], "amount": "5.00"})
+    await api.call("DELETE", f"/users/{user['id']}")
+    page = await root.follow(await root.client.get("/console/find", params={"q": payment["id"]}))
+    assert "of 5.00 USD</h1>" in page
+
+
 async def test_call_is_shown_with_its_receipt(root: Browser, api: Api, admin: AdminApi) -> None:
     user = await api.create_user()
     async with database_of(admin).transaction() as connection:
