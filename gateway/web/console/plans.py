@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
@@ -118,7 +119,7 @@ async def show_plan(page: Operator) -> Response:
 
 @pages.post("/plans/{plan}")
 async def change_plan(page: Operator) -> Response:
-    """Shows the difference first; with `confirmed`, the version that it was shown for, it saves."""
+    """Shows the difference first; with `confirmed`, which tells that this one was shown, it saves."""
     plan, form = await _plan(page), page.form
     try:
         changes = _changes(plan, form)
@@ -128,7 +129,7 @@ async def change_plan(page: Operator) -> Response:
     if not changes:
         form.message = "Nothing would change."
         return await _plan_page(page, plan, form, status=422)
-    if form.text("confirmed") != str(plan["version"]):
+    if form.text("confirmed") != _digest(plan, changes):
         return await _plan_page(page, plan, form, changes=changes)
     body = {change.field: change.after for change in changes}
     if form.text("subscribers") in SUBSCRIBERS:
@@ -147,7 +148,13 @@ async def _plan_page(
     granted = form.listed("permissions") if form.is_sent else plan["permissions"]
     fields = {"numbers": NUMBERS, "flags": FLAGS, "permissions": permissions, "granted": granted}
     fields["subscribers"] = SUBSCRIBERS
+    fields["digest"] = _digest(plan, changes or [])
     return page.render("plan.html", status=status, plan=plan, form=form, changes=changes or [], **fields)
+
+
+def _digest(plan: Mapping[str, Any], changes: Sequence[Change]) -> str:
+    """Of a difference and the version that it is one to: another of either is shown before it is saved."""
+    return sha256(json.dumps([plan["version"], changes]).encode()).hexdigest()
 
 
 async def _plan(page: Operator) -> dict[str, Any]:

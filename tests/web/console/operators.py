@@ -68,6 +68,13 @@ class Browser:
         assert response.status_code == status, (response.status_code, response.text[-1500:])
         return response
 
+    async def confirmation(self, page: str, **fields: Any) -> str:
+        """What the page of a plan has its form send back once it has shown the difference."""
+        shown = (await self.submit(page, status=200, **fields)).text
+        found = re.search(r'name="confirmed" value="([^"]+)"', shown)
+        assert found is not None, shown[-1500:]
+        return found[1]
+
     async def sign_in(self, token: str) -> None:
         await self.submit("/sign-in", token=token)
 

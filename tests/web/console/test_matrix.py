@@ -85,7 +85,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "/accounts/{user}/credits": {"amount": "5", "reason": "matrix"},
     "/accounts/{user}/plan": {"plan_id": "{plan}", "reason": "matrix"},
     "/accounts/{user}/sign-in-as": {"reason": "matrix"},
-    "/plans/{plan}": {"price": "{price}", "confirmed": "{version}"},
+    "/plans/{plan}": {"price": "{price}", "confirmed": "{confirmed}"},
     "/experiments": {"name": "matrix", "variants": "a: pro\nb: basic"},
     "/permissions": {"name": "matrix"},
     "/coupons": {"code": "M-{word}", "kind": "percent_off", "value": "5"},
@@ -164,7 +164,9 @@ async def test_scope_shows_and_does_what_the_api_would(
     await stranger.sign_in(await api.token(*{"read", scope}))
     form_token = await stranger.form_token("/why")
     version = (await api.get(f"/plans/{things['plan']}"))["version"]
-    things = {**things, "version": str(version), "price": f"{version}.75"}
+    price = f"{version}.75"
+    confirmed = await stranger.confirmation(f"/plans/{things['plan']}", price=price)
+    things = {**things, "price": price, "confirmed": confirmed}
     wrong = []
     for path, needed in ACTIONS.items():
         fields = {name: value.format(**things) for name, value in FORMS.get(path, {}).items()}
@@ -197,7 +199,7 @@ async def test_form_that_this_session_was_not_shown_does_nothing(
         await root.sign_in(await api.token(*SCOPES))
         form_token = stolen
     before = await api.get("/audit-log", limit=1)
-    things = {**things, "version": "1", "price": "3.00"}
+    things = {**things, "confirmed": "x", "price": "3.00"}
     for path in ACTIONS:
         fields = {name: value.format(**things) for name, value in FORMS.get(path, {}).items()}
         answer = await root.client.post(f"/console{path.format(**things)}", data={**fields, "form_token": form_token})

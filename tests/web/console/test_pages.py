@@ -143,7 +143,7 @@ async def test_plan_is_saved_after_its_difference_was_shown(root: Browser, api: 
     assert '<th scope="row">Features: Seats</th>' in shown
     assert "Features: Analysis" not in shown
     assert (await api.get(path))["price"] == "9.90"
-    await root.submit(path, **fields, confirmed=str(plan["version"]))
+    await root.submit(path, **fields, confirmed=await root.confirmation(path, **fields))
     saved = await api.get(path)
     assert (saved["price"], saved["credits_per_period"]) == ("12.50", 90)
     assert saved["features"] == {"analysis": True, "seats": 3}
@@ -162,9 +162,8 @@ async def test_prices_of_a_plan_are_changed_for_whom_the_operator_says(root: Bro
     assert 'id="e-tiers"' in wrong.text
     asked = await root.submit(path, status=200, **fields, tiers="1,000: 0.03\n*: 0.01 3")
     assert "For new subscribers only" in asked.text
-    await root.submit(
-        path, **fields, tiers="1,000: 0.03\n*: 0.01 3", confirmed=str(plan["version"]), subscribers="keep"
-    )
+    fields["tiers"] = "1,000: 0.03\n*: 0.01 3"
+    await root.submit(path, **fields, confirmed=await root.confirmation(path, **fields), subscribers="keep")
     saved = await api.get(path)
     assert [tier["unit_price"] for tier in saved["tiers"]] == ["0.03", "0.01"]
     assert saved["overage"]["credits"] == 900
@@ -175,7 +174,6 @@ async def test_prices_of_a_plan_are_changed_for_whom_the_operator_says(root: Bro
 async def test_plan_that_changed_meanwhile_is_shown_again(root: Browser, api: Api) -> None:
     plan = await api.create_plan()
     path = f"/plans/{plan['id']}"
-    await api.call("PATCH", path, {"credits_per_period": 71})
     fields = {
         "name": plan["name"],
         "price": "1.00",
@@ -183,8 +181,20 @@ async def test_plan_that_changed_meanwhile_is_shown_again(root: Browser, api: Ap
         "is_active": "1",
         "trial_period_days": "0",
     }
-    answer = await root.submit(path, status=200, **fields, sort_order="0", confirmed=str(plan["version"]))
+    confirmed = await root.confirmation(path, **fields)
+    await api.call("PATCH", path, {"credits_per_period": 71})
+    answer = await root.submit(path, status=200, **fields, sort_order="0", confirmed=confirmed)
     assert "What would change" in answer.text
+    assert (await api.get(path))["price"] == "9.90"
+
+
+async def test_plan_form_that_is_edited_after_its_difference_shows_the_new_one(root: Browser, api: Api) -> None:
+    plan = await api.create_plan()
+    path = f"/plans/{plan['id']}"
+    fields = {"name": plan["name"], "price": "12.50", "credits_per_period": "70", "is_active": "1"}
+    confirmed = await root.confirmation(path, **fields)
+    answer = await root.submit(path, status=200, **fields | {"price": "1.25"}, confirmed=confirmed)
+    assert "<ins>1.25</ins>" in answer.text
     assert (await api.get(path))["price"] == "9.90"
 
 
@@ -205,7 +215,7 @@ async def test_permissions_of_a_plan_are_chosen_after_a_look_at_the_difference(r
     asked = await root.submit(path, status=200, **fields)
     assert f"<del>{first}</del>" in asked.text
     assert (await api.get(path))["permissions"] == [first]
-    await root.submit(path, confirmed=str(plan["version"]), **fields)
+    await root.submit(path, confirmed=await root.confirmation(path, **fields), **fields)
     assert (await api.get(path))["permissions"] == [second]
 
     assert f"&#39;{second}&#39; can be deleted once" in (await _delete_permission(root, api, second, status=409)).text
