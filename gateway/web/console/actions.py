@@ -40,7 +40,8 @@ async def change_plan(page: Operator) -> Response:
 
 def _plan_change(changed: Any) -> str:
     if changed["confirmation_url"] is None:
-        return "The plan has changed."
+        later = changed["next_plan_id"]
+        return "The plan has changed." if later is None else f"The plan {later} begins with the next period."
     return f"The plan changes once the customer has confirmed the payment at {changed['confirmation_url']}"
 
 

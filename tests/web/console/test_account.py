@@ -83,6 +83,15 @@ async def test_plan_is_started_and_changed(root: Browser, api: Api) -> None:
     assert entry["reason"] == "asked"
 
 
+async def test_plan_of_the_next_period_is_told_as_such(root: Browser, api: Api) -> None:
+    first, second = await api.create_plan(), await api.create_plan()
+    path = f"/accounts/{(await api.create_user(plan=first['id']))['id']}"
+    fields = {"plan_id": second["id"], "at_period_end": "1", "reason": "asked", "once": uuid4().hex}
+    page = await root.follow(await root.submit(path, f"{path}/plan", **fields))
+    assert f"The plan {second['id']} begins with the next period." in page
+    assert "The plan has changed." not in page
+
+
 async def test_subscription_is_paused_and_resumed(root: Browser, api: Api) -> None:
     user = await api.create_user(plan=(await api.create_plan())["id"])
     path = f"/accounts/{user['id']}"
