@@ -24,6 +24,7 @@ from gateway.web.forms import Form
 from gateway.web.wording import label
 
 _FLASH_LIFETIME = timedelta(minutes=1)
+_NOT_SENT = "You were signed out meanwhile, so nothing was done. Sign in, and send the form again."
 Tone = Literal["done", "problem"]
 
 # Nothing inline, nothing from elsewhere. Forms go to the site itself: whoever pays follows a link.
@@ -137,10 +138,29 @@ class Visit:
         self.cookies.apply(response)
         return response
 
+    def to_sign_in(self) -> Response:
+        """For what needs a session: it leads back to the page, or to that of the form, after signing in."""
+        url, is_form = self.request.url, self.request.method == "POST"
+        if url.path == f"{self.site.root}/sign-out":
+            return self.redirect("/sign-in")
+        wanted = self.form_page if is_form else self.local(f"{url.path}?{url.query}" if url.query else url.path)
+        query = f"?{urlencode({'next': self.site.root + wanted})}" if wanted.startswith("/") else ""
+        return self.redirect(f"/sign-in{query}", _NOT_SENT if is_form else None, tone="problem")
+
     def query(self, **changes: str | None) -> str:
         """The query of this page with other values of some parameters; None leaves one out."""
         kept = {name: value for name, value in self.request.query_params.items() if name not in changes}
         return urlencode({**kept, **{name: value for name, value in changes.items() if value is not None}})
+
+    @property
+    def form_page(self) -> str:
+        """The page that showed the form, as the browser says: its path below the root, to lead back to."""
+        try:
+            sent = urlsplit(self.request.headers.get("referer", ""))
+        except ValueError:  # `http://[`
+            return ""
+        query = f"?{sent.query}" if sent.query else ""
+        return self.local(sent.path + query) if sent.netloc == self.request.headers.get("host") else ""
 
     def local(self, path: str | None) -> str:
         """A path below the site's root, without it, or the start page for one that leads elsewhere."""

@@ -31,7 +31,7 @@ from gateway.web.console import (
     why,
 )
 from gateway.web.console.in_process import ApiRefused
-from gateway.web.console.operator import Console, OperatorNeeded, enter_operator, enter_stranger
+from gateway.web.console.operator import Console, OperatorNeeded, enter_operator, enter_stranger, forget
 from gateway.web.console.selling import coupons, experiments
 from gateway.web.formats import NOTHING
 from gateway.web.pages import MAX_FORM_BYTES, build_site
@@ -95,7 +95,8 @@ def _max_body_bytes(_path: str) -> int:
 
 
 async def _to_sign_in(visit: Visit, _: OperatorNeeded) -> Response:
-    return sign_in.to_sign_in(visit)
+    forget(visit)
+    return visit.to_sign_in()
 
 
 async def _show_refusal(visit: Visit, refused: ApiRefused) -> Response:

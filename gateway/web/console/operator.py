@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from starlette.responses import Response
@@ -113,7 +112,7 @@ class Operator:
         if self.signed_in_by == "proxy" or now() - self.proven_at < RECENT:
             return True
         if self.signed_in_by == "oidc":
-            self.visit.shared["form_page"] = self.visit.local(_page_of_form(self.visit))
+            self.visit.shared["form_page"] = self.visit.form_page
             self.form.refuse("sign_in", "again, and then repeat this: you signed in some time ago, and it is for good")
             return False
         if not self.form.raw("token"):
@@ -208,12 +207,6 @@ def _keep(visit: Visit, claims: Mapping[str, Any], *, proven_at: datetime, lifet
 
 def forget(visit: Visit) -> None:
     visit.cookies.delete(_COOKIE)
-
-
-def _page_of_form(visit: Visit) -> str:
-    """The page that showed the form, as the browser says, so that signing in leads back to it."""
-    sent = urlsplit(visit.request.headers.get("referer", ""))
-    return sent.path if sent.netloc == visit.request.headers.get("host") else ""
 
 
 def _can(actor: Actor) -> Callable[[str, str], bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from secrets import token_urlsafe
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -11,7 +10,6 @@ from gateway.api.admin.auth import Actor
 from gateway.web.console.operator import Operator, Outsider, begin, forget, sign_in
 from gateway.web.console.single_sign_on import proxy
 from gateway.web.pages import PageRoutes
-from gateway.web.site import Visit
 
 strangers: PageRoutes[Outsider] = PageRoutes()
 pages: PageRoutes[Operator] = PageRoutes()
@@ -42,15 +40,6 @@ async def submit_sign_in(page: Outsider) -> Response:
 async def sign_out(page: Operator) -> Response:
     forget(page.visit)
     return page.visit.redirect("/sign-in", "You are signed out.")
-
-
-def to_sign_in(visit: Visit) -> Response:
-    """To the form, which leads back to the page that was asked for."""
-    request = visit.request
-    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    wanted = asked if request.method == "GET" and asked != visit.site.root else ""
-    forget(visit)
-    return visit.redirect("/sign-in" + (f"?{urlencode({'next': wanted})}" if wanted else ""))
 
 
 def _sign_in_page(page: Outsider, *, status: int = 200) -> Response:

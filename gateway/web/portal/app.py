@@ -97,4 +97,4 @@ def _is_attempt(scope: Scope) -> bool:
 
 
 async def _to_sign_in(visit: Visit, _: SignInNeeded) -> object:
-    return sign_in.to_sign_in(visit)
+    return visit.to_sign_in()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from fastapi import BackgroundTasks
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -141,15 +139,6 @@ async def submit_verify(page: Stranger) -> Response:
     if await form.submit(call) is None:
         return visit.render("portal/verify.html", status=form.status, form=form, token=form.raw("token"))
     return visit.redirect("", "Your address is verified.")
-
-
-def to_sign_in(visit: Visit) -> Response:
-    """For a page that needs a session: back to it after signing in."""
-    wanted = visit.request.url.path
-    if visit.request.method != "GET" or wanted == visit.site.root:
-        return visit.redirect("/sign-in")
-    query = f"?{visit.request.url.query}" if visit.request.url.query else ""
-    return visit.redirect("/sign-in?" + urlencode({"next": wanted + query}))
 
 
 def _sign_in_page(page: Stranger, *, status: int = 200) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 import pytest
 
 from tests.api.conftest import TOKEN
@@ -51,6 +53,21 @@ async def test_sign_in_leads_back_to_the_page(stranger: Browser) -> None:
     assert asked.headers["location"] == "/console/sign-in?next=%2Fconsole%2Faudit%3Factor%3Dadmin"
     done = await stranger.submit("/sign-in", token=TOKEN, next="/console/audit?actor=admin")
     assert done.headers["location"] == "/console/audit?actor=admin"
+
+
+async def test_form_of_a_session_that_has_ended_is_told_to_have_done_nothing(root: Browser, api: Api) -> None:
+    page = f"/console/accounts/{(await api.create_user())['id']}"
+    fields = {"form_token": await root.form_token(""), "reason": "x"}
+    root.client.cookies.delete("__Host-console_session")
+    answer = await root.client.post(f"{page}/suspend", data=fields, headers={"referer": f"https://console{page}?x=1"})
+    assert "nothing was done" in await root.follow(answer)
+    assert answer.headers["location"] == f"/console/sign-in?{urlencode({'next': f'{page}?x=1'})}"
+    for other in ("https://evil.example/console/plans", "https://console/other", "http://[", "-"):
+        answer = await root.client.post(f"{page}/suspend", data=fields, headers={"referer": other})
+        assert answer.headers["location"] == "/console/sign-in", other
+        await root.follow(answer)
+    signed_out = await root.client.post("/console/sign-out", data=fields)
+    assert "nothing was done" not in await root.follow(signed_out)
 
 
 @pytest.mark.parametrize(

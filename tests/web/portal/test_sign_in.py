@@ -8,7 +8,7 @@ import pytest
 
 from gateway.ledger.accounts import users
 from policies.access.tokens import Purpose
-from tests.web.portal.visitors import PASSWORD, PortalStack
+from tests.web.portal.visitors import ORIGIN, PASSWORD, PortalStack, form_token
 
 
 async def test_a_customer_signs_up_verifies_in_and_out(stack: PortalStack) -> None:
@@ -90,6 +90,15 @@ async def test_signing_in_leads_back_to_the_page_that_was_asked_for(stack: Porta
         response = await visitor.submit("/sign-in", email=customer.email, password=PASSWORD, next=wanted)
         assert response.headers["location"] == led_to, wanted
         visitor.client.cookies.delete("__Host-gateway_portal_session")
+
+
+async def test_form_of_a_session_that_has_ended_is_told_to_have_done_nothing(stack: PortalStack) -> None:
+    customer = await stack.customer()
+    fields = {"form_token": form_token(await customer.get("/alerts")), "percents": "50"}
+    customer.client.cookies.delete("__Host-gateway_portal_session")
+    sent = await customer.client.post("/portal/alerts", data=fields, headers={"referer": f"{ORIGIN}/portal/alerts"})
+    assert sent.headers["location"] == "/portal/sign-in?next=%2Fportal%2Falerts"
+    assert "nothing was done" in await customer.follow(sent)
 
 
 async def test_who_tries_too_often_is_told_by_a_page(stack: PortalStack, monkeypatch: pytest.MonkeyPatch) -> None:
