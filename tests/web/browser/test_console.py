@@ -14,7 +14,7 @@ from gateway.web.console.app import build_console
 from tests.api.conftest import TOKEN
 from tests.ledger.make import a_line
 from tests.support.sampling import IS_FULL
-from tests.web.browser.chromium import AXE, CHROMIUM, Tab, check
+from tests.web.browser.chromium import AXE, CHROMIUM, PHONE, Tab, check
 from tests.web.browser.conftest import Serve
 from tests.web.console.conftest import admin, api  # noqa: F401 - fixtures of the console's own tests
 from tests.web.console.operators import Api
@@ -108,6 +108,23 @@ async def test_an_operator_works_by_keyboard_alone(
     assert "You are signed out." in await tab.text()
     assert tab.errors == []
     assert {host for host in tab.hosts if host} == {origin.removeprefix("http://")}
+
+
+@pytest.mark.parametrize("width", [PHONE, 1280])
+async def test_names_without_a_space_fit_their_page(
+    tab: Tab,
+    origin: str,
+    api: Api,  # noqa: F811 - the fixture
+    width: int,
+) -> None:
+    user = await api.create_user(name="W" * 200)
+    await api.post("/keys", {"user_id": user["id"], "name": "K" * 200})
+    await sign_in(tab, origin)
+    await tab.command("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
+    for page in ("", "/ledger", "/calls", "/refusals"):
+        await tab.open(f"{origin}/console/accounts/{user['id']}{page}")
+        assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), page
+    await tab.command("Emulation.clearDeviceMetricsOverride")
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: make node-clients")
