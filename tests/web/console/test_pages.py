@@ -228,6 +228,11 @@ async def _delete_permission(root: Browser, api: Api, name: str, *, status: int)
     return await root.submit("/plans", f"/permissions/{found['id']}/delete", status=status)
 
 
+async def test_scopes_of_a_token_stay_chosen_where_its_name_is_refused(root: Browser) -> None:
+    refused = await root.submit("/tokens", status=422, name="", scopes="credits:write", once=uuid4().hex)
+    assert re.findall(r'value="([^"]+)" checked', refused.text) == ["credits:write"]
+
+
 async def test_failed_webhook_is_replayed(root: Browser, admin: AdminApi) -> None:
     event_id = f"evt_{uuid4().hex}"
     async with database_of(admin).transaction() as connection:
