@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway.web.charts import Series
-from gateway.web.console.in_process import is_uuid
+from gateway.web.console.in_process import is_uuid, segment
 from gateway.web.console.operator import Operator
 from gateway.web.pages import PageRoutes
 
@@ -36,6 +36,14 @@ async def show_calls(page: Operator) -> Response:
     user = await page.api.get(f"/users/{user_id}")
     calls = await page.api.get("/usage", user_id=user_id, cursor=page.param("cursor"), limit=50)
     return page.render("calls.html", user=user, page=calls)
+
+
+@pages.get("/accounts/{user_id}/keys")
+async def show_keys(page: Operator) -> Response:
+    user_id = id_in_path(page)
+    user = await page.api.get(f"/users/{user_id}")
+    keys = await page.api.get("/keys", user_id=user_id, cursor=page.param("cursor"), limit=50)
+    return page.render("keys.html", user=user, keys=keys, action=None, form=page.form)
 
 
 @pages.get("/accounts/{user_id}/refusals")
@@ -66,7 +74,7 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
     context = {
         "user": user,
         "credits": await get(f"/users/{user_id}/credits"),
-        "keys": await get("/keys", user_id=user_id, limit=_SHOWN),
+        "keys": await _keys(page, user_id),
         "ledger": await get(f"/users/{user_id}/ledger", limit=_SHOWN),
         "calls": await get("/usage", user_id=user_id, limit=_SHOWN),
         "payments": await get("/payments", user_id=user_id, limit=_SHOWN),
@@ -80,3 +88,13 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
     }
     shown: dict[str, Any] = {"action": None, "form": page.form, "issued": None, "portal": None, **context, **more}
     return page.render("account.html", status=status, **shown)
+
+
+async def _keys(page: Operator, user_id: str) -> Any:
+    """The newest, and the one whose form was sent, if it is older."""
+    found = await page.api.get("/keys", user_id=user_id, limit=_SHOWN)
+    key_id = page.visit.request.path_params.get("key_id")
+    if key_id is not None and all(key["id"] != key_id for key in found["data"]):
+        sent = await page.api.get(f"/keys/{segment(key_id)}")
+        found["data"] += [sent] if sent["user_id"] == user_id else []
+    return found

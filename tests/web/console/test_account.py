@@ -228,3 +228,23 @@ async def test_chart_of_an_account_has_days_without_calls(root: Browser, api: Ap
     page = await root.get(f"/accounts/{user['id']}")
     between = now() - timedelta(days=11)
     assert f'<th scope="row">{between:%d.%m.}</th><td class="num">0</td>' in page
+
+
+async def test_every_key_of_an_account_can_be_reached_and_revoked(root: Browser, api: Api) -> None:
+    user = await api.create_user()
+    oldest = await api.post("/keys", {"user_id": user["id"], "name": "oldest"})
+    for _ in range(9):
+        made = await api.post("/keys", {"user_id": user["id"], "name": "test call"})
+        await api.post(f"/keys/{made['id']}/revoke")
+    path = f"/accounts/{user['id']}"
+    page = await root.get(path)
+    assert f'href="/console{path}/keys"' in page
+    assert f"{oldest['id']}/revoke" not in page
+    assert f"{oldest['id']}/revoke" in await root.get(f"{path}/keys")
+
+    rotate = f"{path}/keys/{oldest['id']}/rotate"
+    refused = await root.submit(path, rotate, status=422, reason="x" * 201, grace_seconds="0")
+    assert f"{oldest['id']}/rotate" in refused.text
+    assert '<option value="0" selected>' in refused.text
+    await root.submit(path, f"{path}/keys/{oldest['id']}/revoke", reason="leaked")
+    assert (await api.get(f"/keys/{oldest['id']}"))["status"] == "revoked"

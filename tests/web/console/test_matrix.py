@@ -66,6 +66,7 @@ PAGES = (
         "/accounts/{user}",
         "/accounts/{user}/ledger",
         "/accounts/{user}/calls",
+        "/accounts/{user}/keys",
         "/accounts/{user}/refusals",
     ),
     *(
