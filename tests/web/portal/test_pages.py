@@ -424,3 +424,14 @@ async def test_number_of_seats_that_the_api_refuses_buys_none(stack: PortalStack
     assert "Must be 1 or greater." in refused.text
     assert "You have no plan yet." in await customer.get("/plan")
     await customer.submit("/plan", "/plan/subscribe", plan_id=plan_id, quantity="")
+
+
+async def test_home_says_how_long_a_trial_goes_on(stack: PortalStack) -> None:
+    customer = await stack.customer()
+    assert customer.user_id is not None
+    plan_id = await _free_plan(stack)
+    async with stack.account.database.transaction() as connection:
+        await lifecycle.start_trial(
+            connection, customer.user_id, plan_id=plan_id, days=14, now=now() + timedelta(hours=1), actor="test"
+        )
+    assert re.search(r"1[34] days left of the trial", await customer.get(""))
