@@ -27,6 +27,10 @@ FIELD = "coupon"
 _guesses = PacedSubjects(UNKNOWN_COUPONS_OF_ACCOUNT)
 
 
+class UnknownCode(Invalid):
+    """There is no such coupon, whatever it is tried for."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeldCoupon:
     """A coupon that holds for an offer, for a checkout that ends at `expires_at`."""
@@ -74,14 +78,15 @@ def offer_of_pack(pack: Pack) -> Purchase:
 
 
 async def find(connection: AsyncConnection, code: str, *, user_id: UUID, offer: Purchase, now: datetime) -> Coupon:
-    """The coupon, which holds for the offer. Raises Invalid, and Throttled for an account that guesses codes."""
+    """The coupon, which holds for the offer. Raises Invalid, UnknownCode, and Throttled for who guesses codes."""
     if not _guesses.is_free(user_id):
         raise Throttled(math.ceil(UNKNOWN_COUPONS_OF_ACCOUNT.seconds_each))
     try:
         return await redemptions.check(connection, code, user_id=user_id, offer=offer, now=now)
+    except UnknownCoupon as unknown:
+        _guesses.take(user_id)
+        raise UnknownCode(FIELD, str(unknown)) from None
     except CouponRefused as refused:
-        if isinstance(refused, UnknownCoupon):
-            _guesses.take(user_id)
         raise Invalid(FIELD, str(refused)) from None
 
 

@@ -16,7 +16,9 @@ from gateway.api.account.billing.plan_changes import PlanChange
 from gateway.api.account.billing.plans import OfferedPlan
 from gateway.api.account.billing.subscriptions import Ending, Order
 from gateway.api.account.records import ledger, limits
-from gateway.api.errors import NotFound
+from gateway.api.error_responses import ANSWERED
+from gateway.api.errors import NotFound, Throttled
+from gateway.api.selling.coupons import UnknownCode
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
 from gateway.web.portal.customer import Customer
@@ -194,16 +196,26 @@ async def _previews(
     code = form.shown("coupon").strip()
     if not code or form.error("coupon"):
         return {}
-    found: dict[str, CouponPreview] = {}
-    tried = Form()
-    for kind, sold in (("plan", plans), ("pack", packs)):
-        for each in sold:
-            preview = await tried.submit(lambda wanted={"code": code, kind: each}: _preview(page, wanted))  # type: ignore[misc]
-            if preview is not None:
-                found[f"{kind} {each}"] = preview
+    offers = [("plan", each) for each in plans] + [("pack", each) for each in packs]
+    found, tried = dict[str, CouponPreview](), Form()
+
+    async def try_all() -> bool:
+        reason: Exception | None = None
+        for kind, each in offers:
+            try:
+                found[f"{kind} {each}"] = await _preview(page, {"code": code, kind: each})
+            except (UnknownCode, Throttled):
+                raise
+            except ANSWERED as refused:
+                reason = refused
+        if reason is not None and not found:
+            raise reason
+        return True
+
+    await tried.submit(try_all)
     if not found:
-        reason = tried.errors.get("coupon") or tried.errors.get("code") or "It is for nothing that is sold here."
-        form.errors["coupon"] = reason
+        reason = tried.errors.get("coupon") or tried.errors.get("code") or tried.message
+        form.errors["coupon"] = reason or "It is for nothing that is sold here."
     return found
 
 

@@ -124,3 +124,18 @@ async def test_a_coupon_of_the_address_is_shown_and_used(
     again = await buyer.submit("/plan", "/plan/buy", status=422, pack=PACK.id, coupon=code)
     assert "you have used it" in again.text
     assert "There is no coupon NOPE." in await buyer.get("/plan", coupon="nope")
+
+
+async def test_coupon_that_nobody_made_counts_once_for_a_look_at_all_that_is_sold(
+    buyer: Visitor, stack: PortalStack
+) -> None:
+    async with stack.account.database.transaction() as connection:
+        code = f"P{uuid4().hex[:10]}".upper()
+        await coupons.create(connection, code=code, percent_off=Decimal(40))
+    for number in range(59):
+        assert "There is no coupon" in await buyer.get("/plan", coupon=f"TYPO{number}")
+    assert f"The coupon {code} is used" in await buyer.get("/plan", coupon=code)
+    await buyer.get("/plan", coupon="TYPO")
+    slowed = await buyer.get("/plan", coupon=code)
+    assert "It is for nothing that is sold here." not in slowed
+    assert "Too many" in slowed
