@@ -31,9 +31,9 @@ async def change_plan(page: Operator) -> Response:
     user = await page.api.get(f"/users/{user_id}")
     current, plan_id = user["subscription"], form.required("plan_id")
     if current is None:
-        body: dict[str, Any] = {"user_id": user_id, "plan_id": plan_id, "reason": form.text("reason")}
+        body: dict[str, Any] = {"user_id": user_id, "plan_id": plan_id, "reason": form.required("reason")}
         return await _act(page, "plan", lambda: page.api.post("/subscriptions", body, once=page.once), "It has begun.")
-    body = {"plan_id": plan_id, "at_period_end": form.is_checked("at_period_end"), "reason": form.text("reason")}
+    body = {"plan_id": plan_id, "at_period_end": form.is_checked("at_period_end"), "reason": form.required("reason")}
     path = f"/subscriptions/{current['id']}/change"
     return await _act(page, "plan", lambda: page.api.post(path, body, once=page.once), _plan_change)
 
@@ -83,7 +83,7 @@ async def save_note(page: Operator) -> Response:
 async def rotate_key(page: Operator) -> Response:
     """The answer shows the new key, this once."""
     form = page.form
-    body = {"grace_seconds": form.whole("grace_seconds") or 0, "reason": form.text("reason")}
+    body = {"grace_seconds": form.whole("grace_seconds") or 0, "reason": form.required("reason")}
     path = f"/keys/{segment(page.path('key_id'))}/rotate"
     issued = await page.submit(lambda: page.api.post(path, body, once=page.once))
     return await account_page(page, status=form.status, action="keys", issued=issued)
@@ -122,7 +122,7 @@ async def _change_pause(page: Operator, verb: str, done: str) -> Response:
 
 
 def _reason(page: Operator) -> dict[str, Any]:
-    return {"reason": page.form.text("reason")}
+    return {"reason": page.form.required("reason")}
 
 
 async def _act(

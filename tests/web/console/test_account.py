@@ -102,7 +102,7 @@ async def test_subscription_is_paused_and_resumed(root: Browser, api: Api) -> No
         assert found["status"] == status
     (entry,) = (await api.get("/audit-log", action="subscriptions.resume", limit=1))["data"]
     assert (entry["entity_id"], entry["reason"]) == (found["id"], "holidays")
-    await root.submit(path, f"{path}/resume", status=409)
+    await root.submit(path, f"{path}/resume", status=409, reason="again")
     without = await api.create_user()
     await root.submit(f"/accounts/{without['id']}", f"/accounts/{without['id']}/pause", status=409)
 
@@ -248,3 +248,18 @@ async def test_every_key_of_an_account_can_be_reached_and_revoked(root: Browser,
     assert '<option value="0" selected>' in refused.text
     await root.submit(path, f"{path}/keys/{oldest['id']}/revoke", reason="leaked")
     assert (await api.get(f"/keys/{oldest['id']}"))["status"] == "revoked"
+
+
+async def test_nothing_is_done_to_an_account_without_a_reason(root: Browser, api: Api) -> None:
+    user = await api.create_user(plan=(await api.create_plan())["id"])
+    key = await api.post("/keys", {"user_id": user["id"]})
+    path, plan_id = f"/accounts/{user['id']}", (await api.create_plan())["id"]
+    before = await api.get("/audit-log", limit=1)
+    for action in ("credits", "plan", "suspend", "pause", "sign-in-as", f"keys/{key['id']}/rotate"):
+        for reason in (None, " "):
+            answer = await root.submit(
+                path, f"{path}/{action}", status=422, reason=reason, plan_id=plan_id, amount="5", grace_seconds="3600"
+            )
+            assert "Required." in answer.text, action
+    await root.submit(path, f"{path}/keys/{key['id']}/revoke", status=422, reason=" ")
+    assert await api.get("/audit-log", limit=1) == before
