@@ -233,6 +233,16 @@ async def test_scopes_of_a_token_stay_chosen_where_its_name_is_refused(root: Bro
     assert re.findall(r'value="([^"]+)" checked', refused.text) == ["credits:write"]
 
 
+async def test_experiment_that_runs_is_told_to_stay(root: Browser, api: Api) -> None:
+    variants = [{"name": name, "plans": [(await api.create_plan())["id"]]} for name in ("a", "b")]
+    experiment = await api.post("/experiments", {"name": uuid4().hex, "variants": variants})
+    path = f"/experiments/{experiment['id']}"
+    await api.post(f"{path}/start")
+    page = await root.follow(await root.submit(path, f"{path}/delete"))
+    assert 'class="note problem"' in page
+    assert (await api.get(path))["status"] == "running"
+
+
 async def test_failed_webhook_is_replayed(root: Browser, admin: AdminApi) -> None:
     event_id = f"evt_{uuid4().hex}"
     async with database_of(admin).transaction() as connection:

@@ -54,7 +54,9 @@ async def stop_experiment(page: Operator) -> Response:
 async def delete_experiment(page: Operator) -> Response:
     path = _path(page)
     await page.submit(lambda: page.api.call("DELETE", path))
-    return page.visit.redirect(path, page.form.message) if page.form.message else page.visit.redirect("/experiments")
+    if page.form.message:
+        return page.visit.redirect(path, page.form.message, tone="problem")
+    return page.visit.redirect("/experiments")
 
 
 async def _list(page: Operator, form: Form) -> Response:
