@@ -7,6 +7,8 @@ from decimal import Decimal
 import pytest
 
 from gateway.web import formats
+from gateway.web.site import environment
+from policies.pricing.receipts import ReceiptLine
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,12 @@ def test_how_a_charge_came_about_is_shown_in_words_and_groups(computed: str, sho
 def test_number_of_a_sum_of_fractions_has_no_noise_of_binary() -> None:
     numbers = (0.1 + 0.2, 1e-6, 0.0, 1234.5, 1200, None)
     assert [formats.number(each) for each in numbers] == ["0.3", "0.000001", "0", "1,234.5", "1,200", formats.NOTHING]
+
+
+def test_lines_of_a_receipt_have_numbers_in_groups() -> None:
+    line = ReceiptLine("input", 1041, Decimal(260_000), "1000000 tokens", Decimal("270.66"))
+    call = {"computed": "", "lines": [line], "balance_after": None, "error_code": None}
+    call |= {"method": "POST", "path": "/x", "request_id": "r"}
+    text = environment().get_template("portal/receipt.html").render(call=call)
+    assert "260,000 per 1,000,000 tokens" in text
+    assert ">1,041<" in text
