@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from gateway import paced_subjects
 from gateway.clock import now
 from gateway.ledger.accounts.users import User
 from gateway.ledger.catalogue import coupons, plans
@@ -156,7 +157,10 @@ async def test_coupon_that_does_not_hold_is_refused_with_the_reason(
     assert not fake_stripe.sessions
 
 
-async def test_account_that_guesses_codes_is_slowed_down(stripe_stack: PaymentStack) -> None:
+async def test_account_that_guesses_codes_is_slowed_down(
+    stripe_stack: PaymentStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paced_subjects, "monotonic_seconds", lambda: 1000.0)
     coupon = await a_coupon(stripe_stack)
     async with customer(stripe_stack) as (_, guesser), customer(stripe_stack) as (_, other):
         for number in range(60):
