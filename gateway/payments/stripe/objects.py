@@ -48,7 +48,7 @@ _STATUSES: Mapping[str, SubscriptionStatus] = MappingProxyType(
     }
 )
 _TIER_PARTS = ("unit_amount", "flat_amount")
-_DISPUTES_WON = frozenset({"won", "warning_closed", "prevented"})
+_DISPUTES_WON = frozenset({"won", "prevented"})
 _WHOLE_PERIOD = frozenset({"subscription_create", "subscription_cycle"})
 
 
@@ -334,15 +334,16 @@ def _refunds(found: Iterable[Object], currency: str) -> tuple[RemoteRefund, ...]
 
 
 def _disputes(found: Iterable[Object], currency: str) -> tuple[RemoteDispute, ...]:
+    """Without inquiries (`warning_…`), which take no money and are none until they become disputes."""
     return tuple(
         RemoteDispute(each["id"], amount(each["amount"], currency), _dispute_status(each["status"]), each.get("reason"))
         for each in found
+        if not each["status"].startswith("warning_")
     )
 
 
 def _dispute_status(status: str) -> DisputeStatus:
-    """An inquiry (`warning_…`) takes no money yet, so it counts as won until it becomes a dispute."""
-    if status in _DISPUTES_WON or status.startswith("warning_"):
+    if status in _DISPUTES_WON:
         return DisputeStatus.WON
     return DisputeStatus.LOST if status == "lost" else DisputeStatus.OPEN
 

@@ -58,6 +58,23 @@ async def test_life_of_a_subscription_is_told_once(stripe_stack: PaymentStack, f
     assert await told(stripe_stack, user) == ["subscription.ended *"]
 
 
+async def test_inquiry_is_told_once_it_is_a_dispute(stripe_stack: PaymentStack, fake_stripe: FakeStripe) -> None:
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    payment = only(await stripe_stack.payments(user), "subscription").provider_payment_id or ""
+    await told(stripe_stack, user)
+    dispute_id = fake_stripe.dispute(payment)
+    for status, news, balance in (
+        ("warning_needs_response", [], 1000),
+        ("warning_closed", [], 1000),
+        ("needs_response", ["payment.disputed"], 0),
+        ("won", ["payment.dispute_closed"], 1000),
+    ):
+        fake_stripe.decide(dispute_id, status)
+        await deliver_all(stripe_stack, fake_stripe)
+        assert (await told(stripe_stack, user), await stripe_stack.balance(user)) == (news, balance), status
+
+
 async def test_plan_that_was_paid_for_twice_is_told_and_listed(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe
 ) -> None:
