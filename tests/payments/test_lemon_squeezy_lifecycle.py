@@ -17,6 +17,7 @@ from gateway.ledger.subscriptions.subscriptions import StoredSubscription
 from gateway.payments.provider import CredentialsRejected, PriceChange
 from gateway.workers.billing.provider_poller import ProviderPoller
 from tests.api.conftest import admin_app, client_of
+from tests.ledger.make import list_notifications
 from tests.payments.conftest import LEMON_SQUEEZY_SECRETS, lemon_squeezy_provider
 from tests.payments.fake_lemon_squeezy import FakeLemonSqueezy, Resource, signed
 from tests.payments.payment_stack import PaymentStack, only
@@ -92,6 +93,9 @@ async def test_lemon_squeezy_refunds_claw_back_credits_once(
     await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
     assert await lemon_squeezy_stack.balance(user) == 0
     assert str(only(await lemon_squeezy_stack.payments(user), "refund").amount) == "29.99"
+    async with lemon_squeezy_stack.database.read() as connection:
+        told = await list_notifications(connection, user.id)
+    assert [each["amount"] for kind, each in told if kind == "payment.refunded"] == ["10.00", "19.99"]
 
 
 async def test_lemon_squeezy_pack_is_granted_once_by_confirmation_or_webhook(

@@ -19,7 +19,7 @@ from gateway.ledger.db.errors import checked
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import payment_transactions
 from policies.billing.money import plain
-from policies.billing.news import MAILED, payment_news
+from policies.billing.news import MAILED, REFUNDED, payment_news
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,15 @@ async def upsert(connection: AsyncConnection, provider: str, *, provider_payment
 async def announce(connection: AsyncConnection, before: Payment | None, after: Payment) -> None:
     """Tells the owner and the operator's system what became of the payment; nothing of one that is heard of late."""
     kind = payment_news(after.transaction_type, before=None if before is None else before.status, after=after.status)
+    amount = after.amount
+    if before is not None and (added := _added_refund(before, after)) > 0:
+        kind, amount = REFUNDED, added
     heard_after = after.updated_at - (after.processed_at or after.updated_at)
     if kind is None or after.amount <= 0 or (before is None and heard_after > _LATE):
         return
     payload = {
         "payment_id": str(after.id),
-        "amount": plain(after.amount),
+        "amount": plain(amount),
         "currency": after.currency,
         "description": after.description,
         "plan_id": after.plan_id,
@@ -92,6 +95,12 @@ async def announce(connection: AsyncConnection, before: Payment | None, after: P
     }
     channels = (notifications.MAIL, notifications.WEBHOOK) if kind in MAILED else (notifications.WEBHOOK,)
     await notifications.enqueue(connection, after.user_id, kind=kind, payload=payload, channels=channels)
+
+
+def _added_refund(before: Payment, after: Payment) -> Decimal:
+    """What went back besides, where one row is the sum of all refunds, as of Lemon Squeezy, which lists none."""
+    is_sum = after.transaction_type == "refund" and before.status == after.status == "completed"
+    return after.amount - before.amount if is_sum else Decimal(0)
 
 
 async def update(connection: AsyncConnection, payment_id: UUID, **changes: Any) -> Payment:
