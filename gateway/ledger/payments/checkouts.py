@@ -91,11 +91,12 @@ async def find_latest(
 
 
 async def find_for_subscription(connection: AsyncConnection, subscription_id: UUID) -> Checkout | None:
-    """The newest checkout of the subscription."""
+    """The checkout that the subscription was paid for at; the newest where none is known to be."""
+    is_paid = checkouts.c.status == "completed"
     query = (
         select(*_COLUMNS)
         .where(checkouts.c.subscription_id == subscription_id)
-        .order_by(checkouts.c.created_at.desc(), checkouts.c.id.desc())
+        .order_by(is_paid.desc(), checkouts.c.created_at.desc(), checkouts.c.id.desc())
         .limit(1)
     )
     row = (await connection.execute(query)).one_or_none()

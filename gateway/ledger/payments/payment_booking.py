@@ -41,7 +41,8 @@ _STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "compl
 class PaymentPurpose:
     """Whose payment it is, and what for: a period of a subscription to a plan, or the pack of a checkout.
 
-    `booked` is the row of a pack's payment whose credits were granted before.
+    `booked` is the row of a pack's payment whose credits were granted before. `bought_at` is the checkout that the
+    subscription began with.
     """
 
     user_id: UUID
@@ -49,6 +50,7 @@ class PaymentPurpose:
     plan: StoredPlan | None = None
     checkout: Checkout | None = None
     booked: Payment | None = None
+    bought_at: Checkout | None = None
 
 
 async def book(
@@ -147,8 +149,8 @@ async def _grant_period(
         return None
     if period is None:
         return await _find_rest(connection, subscription)
-    if (checkout := await checkouts.find_for_subscription(connection, subscription.id)) is not None:
-        await checkouts.close(connection, checkout.id, status="completed")
+    if purpose.bought_at is not None:
+        await checkouts.close(connection, purpose.bought_at.id, status="completed")
     amount = credits_of(plan, subscription.quantity)
     terms = refill(amount, period_end=period.end, rolls_over=plan.terms.credits_rollover)
     if amount > 0 and (terms.expires_at is None or terms.expires_at > now):

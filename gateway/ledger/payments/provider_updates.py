@@ -205,7 +205,8 @@ async def _find_purpose(
         if found is None:
             return None
         plan = await _find_paid_plan(connection, update, found, remote.price_id)
-        return PaymentPurpose(found.user_id, subscription=found, plan=plan)
+        bought_at = await _find_bought_at(connection, update, found, remote)
+        return PaymentPurpose(found.user_id, subscription=found, plan=plan, bought_at=bought_at)
     booked = await payments.find(connection, update.provider, provider_payment_id=remote.id)
     if booked is not None and booked.grant_id is not None:
         return PaymentPurpose(booked.user_id, booked=booked)  # nothing may refer to its checkout any more
@@ -215,6 +216,17 @@ async def _find_purpose(
     if checkout is None or checkout.pack_id is None:
         return None
     return PaymentPurpose(checkout.user_id, checkout=await _without_given_bonus(connection, checkout))
+
+
+async def _find_bought_at(
+    connection: AsyncConnection, update: ProviderUpdate, found: StoredSubscription, remote: RemotePayment
+) -> Checkout | None:
+    """The checkout that the provider names, of several that were begun for the subscription; else one of them."""
+    sold = (each.reference for each in update.snapshot.subscriptions if each.id == remote.subscription_id)
+    named = await _find_checkout(connection, update, next(sold, None))
+    if named is not None and named.user_id == found.user_id:
+        return named
+    return await checkouts.find_for_subscription(connection, found.id)
 
 
 async def _without_given_bonus(connection: AsyncConnection, checkout: Checkout) -> Checkout:

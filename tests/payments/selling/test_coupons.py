@@ -331,6 +331,39 @@ async def test_coupon_of_a_debit_that_takes_days_is_redeemed_once_it_is_paid(
         assert again.status_code == (422 if succeeds else 201)
 
 
+async def test_coupon_of_the_checkout_that_is_paid_is_redeemed_and_not_that_of_a_later_one(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    codes = [(await a_coupon(stripe_stack)).code for _ in range(2)]
+    async with customer(stripe_stack) as (user, client):
+        begun = [await client.post(f"/subscriptions/pro?coupon={code}") for code in codes]
+        named = await session_of(stripe_stack, begun[0].json()["checkout_id"])
+        fake_stripe.pay_checkout(named)
+        await deliver_all(stripe_stack, fake_stripe)
+        fake_stripe.renew(fake_stripe.objects[named]["subscription"])
+        await deliver_all(stripe_stack, fake_stripe)
+        assert await statuses(stripe_stack, user) == ["redeemed", "reserved"]
+        shown = [await client.get(f"/me/checkout/{each.json()['checkout_id']}") for each in begun]
+        assert [each.json()["status"] for each in shown] == ["completed", "open"]
+
+
+async def test_lemon_squeezy_coupon_is_redeemed_at_the_checkout_that_is_paid(
+    lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
+) -> None:
+    """A later event without the checkout's id, as one that is polled, changes nothing."""
+    codes = [(await a_coupon(lemon_squeezy_stack)).code for _ in range(2)]
+    async with customer(lemon_squeezy_stack) as (user, client):
+        begun = [await client.post(f"/subscriptions/pro?coupon={code}") for code in codes]
+    remote = fake_lemon_squeezy.pay_checkout(await session_of(lemon_squeezy_stack, begun[0].json()["checkout_id"]))
+    for is_polled in (False, True):
+        for event in fake_lemon_squeezy.new_events():
+            event["meta"]["custom_data"] = {} if is_polled else event["meta"]["custom_data"]
+            await lemon_squeezy_stack.deliver(*signed_by_lemon_squeezy(event, LEMON_SQUEEZY_SECRETS[0]))
+        await lemon_squeezy_stack.process_all()
+        assert await statuses(lemon_squeezy_stack, user) == ["redeemed", "reserved"]
+        fake_lemon_squeezy.renew(remote)
+
+
 async def test_bonus_comes_with_one_payment_of_a_checkout_that_is_paid_at_again(
     lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
 ) -> None:
