@@ -142,6 +142,27 @@ async def test_lemon_squeezy_order_that_turns_out_to_be_a_fraud_loses_its_credit
         assert (await lemon_squeezy_stack.balance(user), row.status) == (balance, booked)
 
 
+@pytest.mark.parametrize("subtotal", [(420, 2520), (500, 2999)], ids=["net", "gross"])
+async def test_lemon_squeezy_prices_with_tax_are_what_is_asked_for(
+    lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy, subtotal: tuple[int, int]
+) -> None:
+    """Of a store whose prices include tax."""
+    user = await lemon_squeezy_stack.create_user()
+    order = fake_lemon_squeezy.pay_checkout((await lemon_squeezy_stack.buy_pack(user)).provider_checkout_id or "")
+    order["attributes"].update(tax_inclusive=True, subtotal=subtotal[0], tax=80)
+    await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
+    assert await lemon_squeezy_stack.balance(user) == 100
+    checkout = await lemon_squeezy_stack.subscribe(user)
+    fake_lemon_squeezy.pay_checkout(checkout.provider_checkout_id or "")
+    for (kind, _), each in fake_lemon_squeezy.found.items():
+        if kind == "subscription-invoices":
+            each["attributes"].update(tax_inclusive=True, subtotal=subtotal[1], tax=479)
+    await deliver_all(lemon_squeezy_stack, fake_lemon_squeezy)
+    async with await lemon_squeezy_stack.client_for(user) as client:
+        (invoice,) = (await client.get("/me/invoices")).json()["data"]
+    assert [invoice[name] for name in ("subtotal", "tax", "total")] == ["25.20", "4.79", "29.99"]
+
+
 async def test_lemon_squeezy_pack_refund_by_an_operator_is_booked_at_once(
     lemon_squeezy_stack: PaymentStack, fake_lemon_squeezy: FakeLemonSqueezy
 ) -> None:

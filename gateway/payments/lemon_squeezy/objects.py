@@ -114,7 +114,7 @@ def read_order(found: Resource) -> RemotePayment:
         subscription_id=None,
         status=_status(attributes["status"]),
         amount=from_minor(attributes["total"], currency),
-        subtotal=from_minor(attributes["subtotal"], currency),
+        subtotal=from_minor(_full_price(attributes), currency),
         currency=currency,
         price_id=str(item.get("variant_id") or ""),
         refunds=_refunds(f"{ORDER_PREFIX}{found['id']}", attributes, currency),
@@ -176,7 +176,7 @@ def _read_invoice(subscription: Resource, found: Resource, ends: Mapping[str, An
     currency = attributes["currency"].upper()
     payment_id = f"{INVOICE_PREFIX}{found['id']}"
     is_whole = attributes.get("billing_reason") in _BILLED_PERIODS
-    subtotal = from_minor(attributes["subtotal"] - (attributes.get("discount_total") or 0), currency)
+    subtotal = from_minor(_without_tax(attributes), currency)
     return RemotePayment(
         id=payment_id,
         customer_id=str(attributes.get("customer_id") or owner["customer_id"]),
@@ -194,6 +194,20 @@ def _read_invoice(subscription: Resource, found: Resource, ends: Mapping[str, An
         email=attributes.get("user_email"),
         invoice=_invoice(payment_id, attributes, subtotal, currency),
     )
+
+
+def _full_price(attributes: Mapping[str, Any]) -> int:
+    """Before discounts, and before tax unless the prices of the store include it."""
+    if not attributes.get("tax_inclusive"):
+        return int(attributes["subtotal"])
+    return int(attributes["total"] + (attributes.get("discount_total") or 0))
+
+
+def _without_tax(attributes: Mapping[str, Any]) -> int:
+    """After discounts; the subtotal includes the tax, or not, as the prices of the store do."""
+    if attributes.get("tax_inclusive"):
+        return int(attributes["total"] - (attributes.get("tax") or 0))
+    return int(attributes["subtotal"] - (attributes.get("discount_total") or 0))
 
 
 def _status(status: str) -> PaymentStatus:
