@@ -162,6 +162,9 @@ def test_form_is_read_by_its_fields() -> None:
         form(('name="%6dodel"', b"b"), ('name="model"', b"a")),
         form(('name="=?utf-8?q?model?="', b"b"), ('name="model"', b"a")),
         form(('name="model"\r\nContent-Disposition: form-data; name="x"', b"b"), ('name="model"', b"a")),
+        form(('name="model"', b"=61"), content_type="Content-Transfer-Encoding: quoted-printable\r\n"),
+        form(('name="model"', b"YQ=="), content_type="Content-Transfer-Encoding: BASE64\r\n"),
+        form(('name="model"', b"+AGE-"), content_type="Content-Type: text/plain; charset=utf-7\r\n"),
         form(('name="model"', b"\xff")),
         form(('name="model"', b"x" * 5000)),
         form(('name="stream"', b"maybe")),
@@ -180,6 +183,20 @@ def test_form_of_two_boundaries_is_refused(more: bytes) -> None:
     for boundary in (b"edge", b"other"):
         content = form(('name="model"', b"a")).replace(b"--edge", b"--" + boundary)
         refuse("openai", content, content_type=FORM + more)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Transfer-Encoding: 8bit",
+        "Content-Transfer-Encoding: Binary",
+        "Content-Type: text/plain; charset=ISO-8859-1",
+        'Content-Type: text/plain; charset="UTF-8"',
+    ],
+)
+def test_form_may_say_that_its_fields_are_plain(header: str) -> None:
+    content = form(('name="model"', b"a"), content_type=f"{header}\r\n")
+    assert READERS["openai"].read_request("/v1/audio/transcriptions", FORM, content) == RequestReading("a")
 
 
 def test_form_may_have_any_file_name() -> None:

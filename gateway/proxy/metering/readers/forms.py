@@ -24,6 +24,8 @@ _FLAGS = {"true": True, "false": False}
 _PARAMETER = rb"(?<![A-Za-z0-9!#$%%&'+.^_`|~-])%b[ \t]*(?:\*[0-9*]*[ \t]*)?="
 _NAME, _BOUNDARY = (re.compile(_PARAMETER % name, re.IGNORECASE) for name in (b"name", b"boundary"))
 _FILE_NAME = re.compile(rb'filename="[^"\\]*"', re.IGNORECASE)
+_PLAIN_ENCODINGS = frozenset({b"7bit", b"8bit", b"binary"})
+_PLAIN_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii", b"iso-8859-1", b"windows-1252"})  # a name is ASCII in all
 _DECODED = re.compile(r"[\s\"'\\]")  # what some parsers take away from a name
 
 
@@ -60,12 +62,13 @@ class _Form:
         self.fields: Fields = {}
         self._names = names
         self._header_name = self._header_value = b""
-        self._is_named = False
+        self._is_named, self._is_coded = False, False
         self._name: str | None = None  # of the open part, where its value is read
         self._value = b""
 
     def begin_part(self) -> None:
-        self._name, self._value, self._is_named = None, b"", False
+        self._name, self._value = None, b""
+        self._is_named, self._is_coded = False, False
         self._header_name = self._header_value = b""
 
     def add_to_header_name(self, data: bytes, start: int, end: int) -> None:
@@ -75,7 +78,12 @@ class _Form:
         self._header_value += data[start:end]
 
     def end_header(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
+        name, value = self._header_name.lower(), self._header_value.lower()
+        if name == b"content-transfer-encoding":
+            self._is_coded |= value.strip() not in _PLAIN_ENCODINGS
+        elif name == b"content-type":
+            self._is_coded |= parse_options_header(value)[1].get(b"charset", b"utf-8") not in _PLAIN_CHARSETS
+        elif name == b"content-disposition":
             if self._is_named:
                 raise _badly_named()
             self._name, self._is_named = self._read_name(_only_name(self._header_value)), True
@@ -98,6 +106,8 @@ class _Form:
     def end_part(self) -> None:
         if self._name is None:
             return
+        if self._is_coded:
+            raise invalid_body(f"The form's {self._name!r} must be plain text in UTF-8.")
         try:
             value = self._value.decode()
         except UnicodeDecodeError:
