@@ -19,6 +19,7 @@ from gateway.upstream.response_head import ResponseHead
 
 MAX_DIGITS = 12  # more credits or tokens are a bug of the upstream
 MAX_COST_USD = 1_000_000  # numeric(12,6)
+MIN_EXPONENT = -30  # of a cost; a fraction of a smaller one has millions of digits
 # Fields between the upstream and the gateway, and fields that only the gateway may set.
 DROPPED = PROXY_AUTHENTICATION | frozenset(
     {
@@ -163,7 +164,8 @@ def _money(value: bytes | None) -> Decimal | None:
         amount = Decimal(value.decode("ascii"))
     except (InvalidOperation, UnicodeDecodeError):
         amount = Decimal("NaN")
-    if not amount.is_finite() or not 0 <= amount < MAX_COST_USD:
+    exponent = amount.as_tuple().exponent
+    if isinstance(exponent, str) or exponent < MIN_EXPONENT or not 0 <= amount < MAX_COST_USD:
         _log.warning("upstream_report_invalid", expected="amount", value=value.decode("latin-1")[:40])
         return None
     return amount

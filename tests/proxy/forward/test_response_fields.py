@@ -43,6 +43,17 @@ async def test_reports_that_contradict_each_other_are_ignored(data_plane: DataPl
     assert (await data_plane.get(account, "/v1/dear")).headers["x-credits-charged"] == "3"
 
 
+@pytest.mark.parametrize("cost_usd", ["1E-300000", "0." + "0" * 40 + "1", "0E-300000"])
+async def test_report_of_less_than_can_be_charged_is_ignored(data_plane: DataPlane, cost_usd: str) -> None:
+    """A few bytes of exponent are a fraction of millions of digits, which holds the loop for minutes."""
+    account = await data_plane.create_account()
+    data_plane.upstream.respond_with(200, gateway_cost_usd=cost_usd)
+    answer = await data_plane.post(account, "/v1/dollars", b'{"model": "m"}')
+    assert answer.status_code == 200
+    row = await data_plane.usage_row(account)
+    assert (row["usage_source"], row["credits_charged"], row["cost_usd"]) == ("missing", 5, None)
+
+
 async def test_report_is_charged_up_to_the_maximum_of_the_price(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=20_000)
     data_plane.upstream.respond_with(200, b'{"usage": {"prompt_tokens": 1}}', gateway_credits="999999999")
