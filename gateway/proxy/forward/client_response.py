@@ -16,6 +16,7 @@ from gateway.proxy.forward.disconnects import Client
 from gateway.proxy.forward.upstream_response import DROPPED, render_fields
 from policies.access.limits import remaining as remaining_of_limits
 from policies.model import Refused
+from policies.wording import counted
 
 Send = Callable[[Any], Awaitable[None]]
 
@@ -65,12 +66,15 @@ class ClientResponse:
         await self.start(document.status, [*document.headers, (b"connection", b"close")], own_fields)
         await self.end(document.body)
 
-    def send_shutting_down(self) -> None:
-        """Sends 503, or cuts the connection where a response has begun."""
+    def send_shutting_down(self, charge: int) -> None:
+        """Sends 503, or cuts the connection where a response has begun. `charge` is what the call was settled at."""
         if self.status:
             self._client.abort()
             return
         detail = "The gateway stopped before the upstream had answered; this call is not charged."
+        if charge:
+            credits = counted(charge, "credit")
+            detail = f"The gateway stopped before it had passed the answer on; this call is charged {credits}."
         document = problem("shutting_down", detail, request_id=self.request_id, extras={"retry_after": 1})
         self._send_document(document, NO_FIELDS)
 

@@ -110,7 +110,7 @@ class Forwarding:
         except asyncio.CancelledError:
             if not watch.is_cancelled:
                 await self._call.settle(Outcome.ABANDONED, None)
-                self._client_response.send_shutting_down()
+                self._client_response.send_shutting_down(self._call.charge)
                 raise
             await self._call.settle(Outcome.CLIENT_ABORTED, self._client_response.status or None)
         finally:

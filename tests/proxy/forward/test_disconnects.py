@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 
 import pytest
 
+from gateway.meter.meter import Meter
 from gateway.proxy.forward.forwarding import STREAMED_FROM_BYTES, Forwarding
 from tests.proxy.data_plane import Account, DataPlane, RedisState, running
 from tests.proxy.problems import assert_problem
@@ -106,6 +108,35 @@ async def test_shutdown_finishes_quick_calls_and_releases_the_holds_of_others(da
         assert not (await stuck.read_rest()).startswith(b"HTTP/1.1 200")
     assert await data_plane.redis_state(account) == RedisState(99, 0, (2, 2, 2))
     assert set(await outcomes(data_plane, account)) == {("succeeded", 200, None, 1), ("abandoned", None, None, 0)}
+
+
+async def test_shutdown_during_a_settlement_says_what_is_charged(
+    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Meter.settle
+
+    async def get_stuck(*_: object) -> None:
+        monkeypatch.setattr(Meter, "settle", settle)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Meter, "settle", get_stuck)
+    account = await data_plane.create_account()
+    async with AsyncExitStack() as clients:
+        async with running(
+            data_plane.config,
+            data_plane.upstream,
+            database=data_plane.database,
+            redis=data_plane.redis,
+            redis_client=data_plane.redis_client,
+        ) as stopping:
+            wire = await clients.enter_async_context(stopping.connect())
+            await wire.request(account, "GET /v1/dear")
+            await eventually(lambda: data_plane.upstream.exchanges)
+        status, _ = await wire.read_head()
+        problem = json.loads(await wire.read_rest())
+    assert (status, problem["code"]) == (503, "shutting_down")
+    assert problem["detail"].endswith("this call is charged 7 credits.")
+    assert await outcomes(data_plane, account) == [("succeeded", 200, None, 7)]
 
 
 async def test_internal_error_is_answered_and_releases_the_hold(
