@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,27 @@ def test_template_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> 
 def test_templates_that_are_nowhere_are_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(f"{ROUTES}\nmail: {{templates: {tmp_path}/gone}}\n")
     with pytest.raises(ConfigError, match="must be the path of a folder"):
+        load(tmp_path / "gateway.yaml", SECRETS)
+
+
+@pytest.mark.parametrize("setting", ["mail: {templates: %s}", "portal: {logo: %s/logo.svg}"])
+@pytest.mark.parametrize("folder", ["a" * 300, "unreadable"])
+def test_files_that_cannot_be_read_are_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, folder: str
+) -> None:
+    (tmp_path / "unreadable").mkdir()
+    for name in ("logo.svg", "payment.failed.txt"):
+        (tmp_path / "unreadable" / name).touch()
+    (tmp_path / "gateway.yaml").write_text(f"{ROUTES}\n{setting % (tmp_path / folder)}\n")
+    opened = io.open
+
+    def refusing(file: object, *arguments: object, **options: object) -> object:
+        if "unreadable" in str(file):
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(io, "open", refusing)
+    with pytest.raises(ConfigError, match="cannot be read"):
         load(tmp_path / "gateway.yaml", SECRETS)
 
 

@@ -44,15 +44,23 @@ def _templates(value: object) -> Path | None:
     if value is None:
         return None
     folder = Path(value if isinstance(value, str) else "").absolute()
-    if not isinstance(value, str) or not folder.is_dir():
-        raise ValueError(f"must be the path of a folder, got {value!r}")
-    for file in sorted((*folder.glob("*.txt"), *folder.glob("*.html"))):
-        try:
-            Environment(autoescape=True).parse(file.read_text("utf-8"))
-        except (TemplateSyntaxError, UnicodeDecodeError) as error:
-            line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
-            raise ValueError(f"{file}{line}: {error}") from error
+    try:
+        if not isinstance(value, str) or not folder.is_dir():
+            raise ValueError(f"must be the path of a folder, got {value!r}")
+        for file in sorted((*folder.glob("*.txt"), *folder.glob("*.html"))):
+            _check_template(file)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error}") from error
     return folder
+
+
+def _check_template(file: Path) -> None:
+    """Raises OSError."""
+    try:
+        Environment(autoescape=True).parse(file.read_text("utf-8"))
+    except (TemplateSyntaxError, UnicodeDecodeError) as error:
+        line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
+        raise ValueError(f"{file}{line}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,15 @@ def _logo(value: object) -> Path | None:
     if value is None:
         return None
     path = Path(value if isinstance(value, str) else "").absolute()
-    if path.suffix.lower() not in LOGO_TYPES or not path.is_file():
-        raise ValueError(f"must be the path of a file that ends in {', '.join(LOGO_TYPES)}, got {value!r}")
-    if path.stat().st_size > MAX_LOGO_BYTES:
-        raise ValueError(f"may have {MAX_LOGO_BYTES} bytes at most, {path} has {path.stat().st_size}")
+    try:
+        if path.suffix.lower() not in LOGO_TYPES or not path.is_file():
+            raise ValueError(f"must be the path of a file that ends in {', '.join(LOGO_TYPES)}, got {value!r}")
+        with path.open("rb"):
+            size = path.stat().st_size
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    if size > MAX_LOGO_BYTES:
+        raise ValueError(f"may have {MAX_LOGO_BYTES} bytes at most, {path} has {size}")
     return path
 
 
