@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.bulk_copy import Write, copy_query
+from gateway.ledger.db.session import lift_timeouts
 
 PARTITIONED = ("usage_tracking", "analysis_history")
 
@@ -115,7 +116,7 @@ async def freeze(connection: AsyncConnection, partition: MonthPartition) -> bool
         return False
     if partition not in await list_partitions(connection):
         return False
-    await connection.execute(text("SET LOCAL statement_timeout = 0"))
+    await lift_timeouts(connection)
     await connection.execute(text(f"LOCK TABLE {partition.name} IN SHARE MODE"))
     return True
 

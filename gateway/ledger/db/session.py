@@ -209,6 +209,18 @@ class Database:
         return f"<Database {self._engine.url.render_as_string(hide_password=True)}: {self._engine.pool.status()}>"
 
 
+async def lift_timeouts(connection: AsyncConnection) -> None:
+    """Lets the transaction last, and wait for what is done with its rows, whatever operators have set for others."""
+    await connection.execute(_LIFT)
+
+
+# PostgreSQL knows transaction_timeout from 17 on.
+_LIFT = text("""
+    SELECT set_config(name, '0', true) FROM pg_settings
+     WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+""")
+
+
 def _parse(url: str) -> PostgresUrl:
     try:
         return parse_postgres_url(url)

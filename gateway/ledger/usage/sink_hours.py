@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.bulk_copy import Write, copy_query
 from gateway.ledger.db.month_partitions import MonthPartition
+from gateway.ledger.db.session import lift_timeouts
 
 HOUR = timedelta(hours=1)
 SETTLED = timedelta(minutes=5)  # after the end of an hour: the calls that it admitted have mostly ended
@@ -82,7 +83,7 @@ async def claim(connection: AsyncConnection, hour: datetime) -> bool:
     lock = await connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK})
     if not lock.scalar_one():
         return False
-    await connection.execute(text("SET LOCAL statement_timeout = 0"))
+    await lift_timeouts(connection)
     # So that no month is dropped until the end of the transaction.
     await connection.execute(text("LOCK TABLE ONLY usage_tracking IN ACCESS SHARE MODE"))
     taken = await connection.execute(text("DELETE FROM usage_sink_changes WHERE hour = :hour"), {"hour": hour})

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -32,7 +33,7 @@ from gateway.workers.usage.retention import RetentionWorker
 from policies.usage.records import text as escaped
 from tests.ledger.make import a_line
 from tests.workers.conftest import Backend
-from tests.workers.usage.conftest import AWKWARD, KEPT, NOW, OLD, failures, names
+from tests.workers.usage.conftest import AWKWARD, KEPT, NOW, OLD, bounded, failures, names
 
 
 def retention(backend: Backend, folder: Path, archive_format: ArchiveFormat = "csv") -> RetentionWorker:
@@ -76,6 +77,21 @@ async def test_archived_month_has_every_row_and_its_facts(months: Backend, tmp_p
         entries = (await audit_log.list_entries(connection, AuditFilter(entity="partition"))).data
     recorded = {entry.entity_id: dict(entry.after or {}) for entry in entries}
     assert recorded["usage_tracking_2025_12"]["sha256"] == facts["sha256"]
+
+
+async def test_archive_takes_as_long_as_it_takes_where_transactions_are_bounded(
+    months: Backend, tmp_path: Path
+) -> None:
+    class Slow(ArchiveFolder):
+        def add(self, draft: Path, name: str) -> bool:
+            time.sleep(0.6)
+            return super().add(draft, name)
+
+    async with bounded(months) as database:
+        worker = RetentionWorker(
+            database, months.journal, keep_months=2, archives=Archives(Slow(tmp_path)), now=lambda: NOW
+        )
+        assert await worker.run_once() == 2
 
 
 @pytest.mark.parametrize("table", month_partitions.PARTITIONED)

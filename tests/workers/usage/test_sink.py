@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,7 @@ from gateway.workers.usage.retention import RetentionWorker
 from gateway.workers.usage.sink import UsageSink
 from tests.ledger.make import a_line
 from tests.workers.conftest import Backend
+from tests.workers.usage.conftest import bounded
 
 Rows = list[dict[str, Any]]
 
@@ -290,6 +292,22 @@ async def test_hour_that_cannot_be_converted_delays_no_other(
         pass
     assert in_sink(tmp_path) == await in_table(months)
     assert lag() == 0
+
+
+async def test_hour_takes_as_long_as_it_takes_where_transactions_are_bounded(
+    months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(months, 3)
+    convert = parquet.convert
+
+    def slow(source: Path, target: Path, table: str) -> None:
+        time.sleep(1.2)
+        convert(source, target, table)
+
+    monkeypatch.setattr(parquet, "convert", slow)
+    async with bounded(months) as database:
+        await UsageSink(database, tmp_path).run_once()
+    assert in_sink(tmp_path) == await in_table(months)
 
 
 async def test_full_disk_ends_the_run(months: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
