@@ -37,7 +37,11 @@ _CREDITS = frozenset({"period_credits", "credits_used_this_period", "current_cre
 _BLANK = re.compile(r"\n[ \t]*\n\s*")
 # Controls would end a header or a line of text, and others turn it around.
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]+")
-_FAILURES = (TemplateError, TypeError, ValueError, ArithmeticError)  # of a template, on some payload
+# Of a template, on some payload: it may call methods of values and include itself, and its file may be gone.
+_FAILURES = (
+    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
+    *(RecursionError, OSError),
+)
 _log = structlog.get_logger()
 
 

@@ -7,6 +7,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import jinja2.loaders
 import pytest
 
 from gateway import notifications
@@ -78,10 +79,33 @@ def test_files_of_the_operator_come_first(tmp_path: Path) -> None:
     assert "The reason given: <b>." in failed.text
 
 
-def test_template_that_fails_tells_the_facts(tmp_path: Path) -> None:
-    (tmp_path / "payment.received.txt").write_text("Thanks\n\n{{ nothing.of.this }}")
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{{ nothing.of.this }}",
+        "{{ '%(sum)s' | format(amount=amount) }}",
+        "{{ '{} {}'.format(amount) }}",
+        "{{ '{0.sum}'.format(amount) }}",
+        "{% include 'payment.received.txt' %}",
+    ],
+)
+def test_template_that_fails_tells_the_facts(tmp_path: Path, written: str) -> None:
+    (tmp_path / "payment.received.txt").write_text(f"Thanks\n\n{written}")
     email = mail("payment.received", TemplateContext(secret="s" * 32, folder=tmp_path))
     assert email.subject == "Payment: received"
+    assert "amount: 29.99" in email.text
+
+
+def test_template_that_can_no_longer_be_read_tells_the_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "payment.received.txt").write_text("Thanks\n\n{{ amount }}")
+
+    def refuse(path: str, *arguments: Any, **options: Any) -> Any:
+        if Path(path).is_relative_to(tmp_path):
+            raise PermissionError(13, "Permission denied", path)
+        return Path(path).open(*arguments, **options)
+
+    monkeypatch.setattr(jinja2.loaders, "open", refuse, raising=False)
+    email = mail("payment.received", TemplateContext(secret="s" * 32, folder=tmp_path))
     assert "amount: 29.99" in email.text
 
 
