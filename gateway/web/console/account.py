@@ -91,9 +91,9 @@ async def account_page(page: Operator, *, status: int = 200, **more: Any) -> Res
 
 
 async def _keys(page: Operator, user_id: str) -> Any:
-    """The newest, and the one whose form was sent, if it is older."""
+    """The newest, and the one that was found or whose form was sent, if it is older."""
     found = await page.api.get("/keys", user_id=user_id, limit=_SHOWN)
-    key_id = page.visit.request.path_params.get("key_id")
+    key_id = page.visit.request.path_params.get("key_id") or page.param("key")
     if key_id is not None and all(key["id"] != key_id for key in found["data"]):
         sent = await page.api.get(f"/keys/{segment(key_id)}")
         found["data"] += [sent] if sent["user_id"] == user_id else []

@@ -16,6 +16,7 @@ pages: PageRoutes[Operator] = PageRoutes()
 
 _PATHS = {
     "call": "/calls/{id}",
+    "key": "/accounts/{user_id}?key={id}#key-{id}",
     "invoice": "/money?list=invoices&id={id}",
     "payment": "/payments/{id}",
     "webhook_event": "/money?list=events&id={id}",

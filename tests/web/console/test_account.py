@@ -241,6 +241,8 @@ async def test_every_key_of_an_account_can_be_reached_and_revoked(root: Browser,
     assert f'href="/console{path}/keys"' in page
     assert f"{oldest['id']}/revoke" not in page
     assert f"{oldest['id']}/revoke" in await root.get(f"{path}/keys")
+    found = await root.follow(await root.client.get("/console/find", params={"q": oldest["id"]}))
+    assert f"{oldest['id']}/revoke" in found
 
     rotate = f"{path}/keys/{oldest['id']}/rotate"
     refused = await root.submit(path, rotate, status=422, reason="x" * 201, grace_seconds="0")
