@@ -40,6 +40,14 @@ _NEVER = datetime.fromtimestamp(0, UTC)
 SignedInBy = Literal["token", "proxy", "oidc"]
 
 
+# Of what makes a form one change; the API speaks of a header that no form shows.
+_OF_FORMS = {
+    "idempotency_key_reused": "This form was sent before with other values. Nothing was done with these: send it again "
+    "if it is to be.",
+    "idempotency_in_progress": "This form was sent already, and is being worked on. Reload the page to see the result.",
+}
+
+
 class OperatorNeeded(Exception):  # noqa: N818 - an answer (303), not a fault
     """The page is for operators who are signed in."""
 
@@ -101,7 +109,8 @@ class Operator:
             self.form.status = refused.status
             errors = refused.problem.get("errors") or ()
             self.form.errors = {each["field"]: sentence(each["message"]) for each in errors}
-            self.form.message = None if errors else str(refused)
+            said = _OF_FORMS.get(str(refused.problem.get("code")), str(refused))
+            self.form.message = None if errors else said
         return None
 
     async def prove(self) -> bool:

@@ -34,6 +34,16 @@ async def test_credits_are_given_once_with_a_reason(root: Browser, api: Api) -> 
     assert "1,000" in await root.get(path)
 
 
+async def test_form_that_is_sent_again_with_other_values_is_told_so(root: Browser, api: Api) -> None:
+    """By the button that leads back, which shows the form as it was."""
+    path, once = f"/accounts/{(await api.create_user())['id']}", uuid4().hex
+    await root.submit(path, f"{path}/credits", amount="5", reason="goodwill", once=once)
+    again = await root.submit(path, f"{path}/credits", status=422, amount="7", reason="goodwill", once=once)
+    assert "This form was sent before with other values" in again.text
+    assert "Idempotency-Key" not in again.text
+    assert 'value="7"' in again.text
+
+
 async def test_refused_form_keeps_what_was_typed_and_says_why(root: Browser, api: Api) -> None:
     user = await api.create_user()
     path = f"/accounts/{user['id']}"
