@@ -275,3 +275,11 @@ async def test_nothing_is_done_to_an_account_without_a_reason(root: Browser, api
             assert "Required." in answer.text, action
     await root.submit(path, f"{path}/keys/{key['id']}/revoke", status=422, reason=" ")
     assert await api.get("/audit-log", limit=1) == before
+
+
+async def test_plan_that_is_not_sold_any_more_is_chosen_for_who_has_it(root: Browser, api: Api) -> None:
+    plan = await api.create_plan()
+    user = await api.create_user(plan=plan["id"])
+    await api.call("PATCH", f"/plans/{plan['id']}", {"is_active": False})
+    page = await root.get(f"/accounts/{user['id']}")
+    assert re.findall(r'<option value="([^"]+)" selected>[^<]+ USD', page) == [plan["id"]]
