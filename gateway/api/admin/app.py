@@ -165,13 +165,14 @@ def build_admin(
         app, database, takes_key=_takes_key, peppers=peppers, publish=unit_of_work.publish, is_detached=_is_detached
     )
     authenticator = AdminAuthenticator(database, admin_token, key_prefix=key_prefix, peppers=peppers)
-    return AdminApi(idempotent, authenticator, lambda: app.routes, hosts=hosts)
+    return AdminApi(idempotent, authenticator, lambda: app.routes, hosts=hosts, credit_value=credit_value)
 
 
 class AdminApi:
     """Whoever asks is checked by host, token, scope and size of the body, in this order.
 
     `scoped` is the application behind the token: for callers of this process that have found the actor themselves.
+    `credit_value` is what they show credits as, where they are shown as money.
     """
 
     def __init__(
@@ -181,8 +182,10 @@ class AdminApi:
         routes: Callable[[], Collection[BaseRoute]],
         *,
         hosts: Iterable[str],
+        credit_value: CreditValue | None,
     ) -> None:
         self.authenticator = authenticator
+        self.credit_value = credit_value
         self.hosts = tuple(hosts)
         self.scoped: ASGIApp = ScopeMiddleware(BodyLimitMiddleware(app, max_body_bytes=_max_body_bytes), routes)
         authenticated = AuthMiddleware(self.scoped, authenticator.authenticate, is_open=_is_open)

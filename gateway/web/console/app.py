@@ -16,6 +16,7 @@ from gateway.api.admin import AdminApi
 from gateway.api.middleware import BodyLimitMiddleware, HostMiddleware, RequestIdMiddleware
 from gateway.config.operation.console import Console as ConsoleSettings
 from gateway.http.problem_types import PROBLEM_TYPES
+from gateway.web import formats
 from gateway.web.branding import Branding, Link
 from gateway.web.console import (
     account,
@@ -33,9 +34,9 @@ from gateway.web.console import (
 from gateway.web.console.in_process import ApiRefused
 from gateway.web.console.operator import Console, OperatorNeeded, enter_operator, enter_stranger, forget
 from gateway.web.console.selling import coupons, experiments
-from gateway.web.formats import NOTHING
 from gateway.web.pages import MAX_FORM_BYTES, build_site
 from gateway.web.site import Site, Visit
+from policies.billing.money import CreditValue
 
 if TYPE_CHECKING:
     from gateway.web.console.single_sign_on.provider import OpenIdProvider
@@ -67,7 +68,7 @@ def build_console(
     """The ASGI application. `secret` signs its cookies: another one ends all sessions."""
     site = Site(ROOT, name="console", secret=secret, branding=Branding(name="Gateway console"), menu=MENU)
     site.environment.globals |= {"new_id": lambda: uuid4().hex}
-    site.environment.filters["round_money"] = round_money
+    site.environment.filters |= {"round_money": round_money, "worth": partial(worth, admin.credit_value)}
     console = Console(site, admin, settings or ConsoleSettings(), provider)
     routes: list[BaseRoute] = list(sign_in.strangers.routes(site, partial(enter_stranger, console)))
     if provider is not None:
@@ -83,11 +84,16 @@ def build_console(
 def round_money(amount: str | None) -> str:
     """Cents, of sums whose last digits say nothing; less than a cent shows that it is not nothing."""
     if amount is None:
-        return NOTHING
+        return formats.NOTHING
     exact = Decimal(amount)
     if 0 < abs(exact) < _CENT:
         return "< 0.01" if exact > 0 else "> -0.01"
     return f"{exact:,.2f}"
+
+
+def worth(value: CreditValue | None, credits: int) -> str:
+    """Of a balance, ` (1.23 USD)`; empty where credits are not shown as money."""
+    return "" if value is None else f" ({formats.money(value.amount(credits), value.currency)})"
 
 
 def _max_body_bytes(_path: str) -> int:

@@ -34,6 +34,12 @@ async def test_credits_are_given_once_with_a_reason(root: Browser, api: Api) -> 
     assert "1,000" in await root.get(path)
 
 
+async def test_balance_is_shown_as_money_where_credits_are(root: Browser, api: Api) -> None:
+    user = await api.create_user(plan=(await api.create_plan(credits_per_period=123_456))["id"])
+    assert "credits (1.23 USD), the next on" in await root.get(f"/accounts/{user['id']}")
+    assert "123,456 (1.23 USD)</td>" in await root.get("/plans")
+
+
 async def test_form_that_is_sent_again_with_other_values_is_told_so(root: Browser, api: Api) -> None:
     """By the button that leads back, which shows the form as it was."""
     path, once = f"/accounts/{(await api.create_user())['id']}", uuid4().hex
