@@ -174,6 +174,13 @@ async def test_filters_that_mean_nothing_are_told(ada: Visitor) -> None:
         await ada.get(path, status=422, cursor="x")
 
 
+async def test_part_that_filters_replace_tells_why_they_are_refused(ada: Visitor) -> None:
+    page = await ada.get("/usage", status=422, **{"from": "2026-02-01", "to": "2026-01-01"})
+    part = page.partition('<div id="usage">')[2]
+    assert 'role="alert"' in part
+    assert "No calls" not in part
+
+
 async def test_a_free_plan_is_begun_and_ended(stack: PortalStack) -> None:
     customer = await stack.customer(email_verified_at=now())
     async with stack.account.database.transaction() as connection:
