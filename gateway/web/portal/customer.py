@@ -74,7 +74,8 @@ class Customer:
             return True
         account, email = self.portal.account, self.me.user.email
         if not form.raw("password"):
-            form.refuse("password", "required: you signed in some time ago, and this cannot be undone")
+            way = "; without one, come here again from the page that led you here" if self.return_url else ""
+            form.refuse("password", f"required: you signed in some time ago, and this cannot be undone{way}")
             return False
         try:
             await check_password(account, email, password=form.raw("password"), address=self.visit.address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import jwt
 import pytest
 
 from gateway.api.hand_over import is_allowed
+from gateway.clock import now
 from gateway.ledger.accounts import users
 from tests.api.conftest import TOKEN, admin_app
 from tests.web.portal.visitors import PortalStack
@@ -62,6 +64,22 @@ async def test_a_link_signs_in_once_and_leads_back(stack: PortalStack, admin: ht
     assert f'href="{SITE}/settings?x=1"' in text
     assert "not valid, was used already" in await stack.stranger().get(link, status=401)
     await visitor.get("", status=200)
+
+
+async def test_who_has_no_password_is_told_the_way_to_what_cannot_be_undone(
+    stack: PortalStack, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id = await a_user(stack)
+    made = await handed_over(admin, user_id=user_id, return_url=f"{SITE}/settings")
+    visitor = stack.stranger()
+    await visitor.client.get(f"/portal{made['url'].removeprefix('https://gateway.test/portal')}")
+    key = (await admin.post("/admin/v1/keys", json={"user_id": user_id})).json()
+    page = f"/keys/{key['id']}/revoke"
+    assert 'name="password"' not in await visitor.get(page), "the link was good just now"
+    monkeypatch.setattr("gateway.web.portal.customer.now", lambda: now() + timedelta(minutes=20))
+    assert "come here again from the page that led you here" in await visitor.get(page)
+    refused = await visitor.submit(page, status=422)
+    assert "without one, come here again from the page that led you here." in refused.text
 
 
 async def test_a_code_that_was_changed_or_made_up_is_refused(stack: PortalStack, admin: httpx.AsyncClient) -> None:
