@@ -289,3 +289,11 @@ async def test_plan_that_is_not_sold_any_more_is_chosen_for_who_has_it(root: Bro
     await api.call("PATCH", f"/plans/{plan['id']}", {"is_active": False})
     page = await root.get(f"/accounts/{user['id']}")
     assert re.findall(r'<option value="([^"]+)" selected>[^<]+ USD', page) == [plan["id"]]
+
+
+async def test_no_next_credits_are_promised_to_who_leaves(root: Browser, api: Api) -> None:
+    user = await api.create_user(plan=(await api.create_plan())["id"])
+    subscription, path = (await api.get(f"/users/{user['id']}"))["subscription"], f"/accounts/{user['id']}"
+    assert "the next on" in await root.get(path)
+    await api.post(f"/subscriptions/{subscription['id']}/cancel", {"at_period_end": True})
+    assert "the next on" not in await root.get(path)

@@ -189,10 +189,16 @@ async def test_a_free_plan_is_begun_and_ended(stack: PortalStack) -> None:
         )
     begun = await customer.submit("/plan", "/plan/subscribe", plan_id=plan.id)
     assert f"You are on the plan {plan.id}" in await customer.follow(begun)
+    for page in ("", "/plan"):
+        assert "Next credits" in await customer.get(page)
     await customer.submit("/plan/end", when="period_end")
     assert "Ends with the period" in await customer.get("/plan")
+    for page in ("", "/plan"):
+        assert "Next credits" not in await customer.get(page), "none follow"
     await customer.submit("/plan", "/plan/undo-end")
     await customer.submit("/plan/end", when="now")
+    for page in ("", "/plan"):
+        assert "Next credits" not in await customer.get(page)
     assert "Cancelled" in await customer.get("/plan") or "Canceled" in await customer.get("/plan")
     movements = await customer.get("/credits.csv")
     assert ",10," in movements
