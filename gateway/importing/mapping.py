@@ -61,7 +61,7 @@ class FieldSource(_Strict):
     default: Any = None
     divide_by: Annotated[int, Field(ge=1)] | None = None
     multiply_by: Annotated[int, Field(ge=1)] | None = None
-    split: str | None = None
+    split: Annotated[str, Field(min_length=1)] | None = None
     optional: bool = False
 
     @model_validator(mode="after")
@@ -153,6 +153,8 @@ def parse(written: str, *, name: str) -> SourceMapping:
         document = yaml.load(written, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise InvalidMapping(f"{name}: {error}") from error
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:  # of a date such as 2026-02-30
+        raise InvalidMapping(f"{name}: has a value that cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise InvalidMapping(f"{name}: expected a map with source, users, plans, ...")
     try:

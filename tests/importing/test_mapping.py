@@ -55,6 +55,10 @@ def test_each_preset_reads_its_example_and_is_named_for_it(name: str) -> None:
         ("source: acme\nusers: {table: u, fields: {mail: m}}", "no such field: mail; there are email"),
         ("source: acme\nusers: {table: u, fields: {name: n}}", "users.fields: email is required"),
         ("source: acme\nusers: {table: u, fields: {email: {column: e, value: x}}}", "needs one of column, columns"),
+        ("source: acme\nusers: {table: u, fields: {email: {column: e, split: ''}}}", "split: String should have"),
+        ("source: acme\nusers: {table: u, fields: {email: {value: 2026-02-30}}}", "acme.yaml: .* day is out of range"),
+        ("source: !!int ''", "acme.yaml: has a value that cannot be read"),
+        ("[" * 3000, "acme.yaml: has a value that cannot be read"),
     ],
 )
 def test_a_mapping_file_that_is_wrong_says_where(written: str, complaint: str) -> None:
