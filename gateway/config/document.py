@@ -66,6 +66,9 @@ def read_yaml(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         document.problems.append(ConfigProblem(Origin(source), "", f"not YAML: {error}"))
         return document
+    except RecursionError:
+        document.problems.append(ConfigProblem(Origin(source), "", "is nested too deeply"))
+        return document
     tree = None if root is None else _Builder(document).value(root, ())
     if isinstance(tree, dict):
         document.tree = tree

@@ -437,6 +437,7 @@ def test_mistake_in_an_entry_hides_none_beside_it(problems_of: Problems) -> None
         ("server: {public: [", 1, "", "not YAML"),
         ("a: \x00", None, "", "not YAML"),
         ("server: &a [*a]", 1, "server", "nested too deeply"),
+        ("routes: " + "[" * 3000, None, "", "nested too deeply"),
         ("upstreams: {ai: {name: x, targets: [http://a]}}", 1, "upstreams.ai.name", "is the key above"),
         ("upstreams: {ai: {}}", 1, "upstreams.ai.targets", "is required"),
         ("upstreams: {ai: {targets: []}}", 1, "upstreams.ai.targets", "at least one"),
