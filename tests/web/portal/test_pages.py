@@ -174,6 +174,21 @@ async def test_filters_that_mean_nothing_are_told(ada: Visitor) -> None:
         await ada.get(path, status=422, cursor="x")
 
 
+async def test_filter_by_what_is_not_on_its_list_stays_chosen(ada: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    (key_id,) = re.findall(r'<option value="([0-9a-f-]{36})"', await ada.get("/usage"))
+    chosen = f'<option value="{key_id}" selected>'
+    assert chosen in await ada.get("/usage", api_key_id=key_id)
+
+    async def name_none(_: object) -> dict[UUID, str]:
+        return {}
+
+    monkeypatch.setattr("gateway.web.portal.usage._key_names", name_none)
+    page = await ada.get("/usage", api_key_id=key_id)
+    assert page.count(chosen) == 1
+    assert "No calls" not in page
+    assert "<option selected>removed</option>" in await ada.get("/usage", endpoint="removed")
+
+
 async def test_part_that_filters_replace_tells_why_they_are_refused(ada: Visitor) -> None:
     page = await ada.get("/usage", status=422, **{"from": "2026-02-01", "to": "2026-01-01"})
     part = page.partition('<div id="usage">')[2]
