@@ -325,9 +325,13 @@ class Stripe:
             wanted["starting_after"] = found[-1]["id"]
 
     async def _invoice_payment(self, invoice: Mapping[str, Any]) -> RemotePayment:
-        intent_id = objects.intent_of(invoice)
-        intent = await self._intent(intent_id) if intent_id else None
-        refunds, disputes = await self._refunds_and_disputes(objects.charge_of(intent or {}))
+        intents = [await self._intent(intent_id) for intent_id in objects.intents_of(invoice)]
+        refunds, disputes = [], []
+        for each in intents:
+            of_charge = await self._refunds_and_disputes(objects.charge_of(each))
+            refunds += of_charge[0]
+            disputes += of_charge[1]
+        intent = intents[0] if intents else None
         return objects.read_invoice_payment(invoice, intent=intent, refunds=refunds, disputes=disputes)
 
     async def _intent_payment(self, intent_id: str) -> RemotePayment:

@@ -216,11 +216,20 @@ def subscription_of(invoice: Object) -> str:
 
 
 def intent_of(invoice: Object) -> str:
-    """The payment intent that pays the invoice: newer API versions list payments, older ones name the intent."""
-    for each in data(invoice.get("payments")):
-        if intent := id_of((each.get("payment") or {}).get("payment_intent")):
-            return intent
-    return id_of(invoice.get("payment_intent"))
+    """The payment intent that pays the invoice, the first of several; empty for none."""
+    return next(iter(intents_of(invoice)), "")
+
+
+def intents_of(invoice: Object) -> list[str]:
+    """Those that have paid a part of the invoice; where none has, those that may, else all.
+
+    Newer API versions list payments, canceled ones too; older ones name one intent.
+    """
+    listed = data(invoice.get("payments"))
+    paid = [each for each in listed if each.get("status") == "paid"]
+    may_pay = [each for each in listed if each.get("status") != "canceled"]
+    named = [id_of((each.get("payment") or {}).get("payment_intent")) for each in paid or may_pay or listed]
+    return [intent for intent in (*named, id_of(invoice.get("payment_intent"))) if intent]
 
 
 def charge_of(intent: Object) -> Object | None:

@@ -134,3 +134,25 @@ async def test_renewal_of_many_prorations_pays_for_its_period_and_keeps_all_line
     fake_stripe.refund(draft["id"])
     await deliver_all(stripe_stack, fake_stripe)
     assert (await stripe_stack.billing_state(user)).balance == 1000
+
+
+async def test_refund_of_each_payment_of_an_invoice_takes_its_share_back(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """An invoice may be paid in parts, after an attempt that was given up."""
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    invoice = fake_stripe.objects[fake_stripe.objects[subscription_id]["latest_invoice"]]
+    parts = [fake_stripe.pay_intent(invoice["customer"], amount, metadata={}) for amount in (1000, 1999)]
+    given_up = fake_stripe.open_intent(invoice, status="canceled")
+    invoice["_payments"] = [
+        {"id": f"inpay_{each['id']}", "status": status, "payment": {"payment_intent": each["id"]}}
+        for each, status in ((given_up, "canceled"), (parts[0], "paid"), (parts[1], "paid"))
+    ]
+    for part, amount, balance in ((parts[1], 1500, 500), (parts[0], None, 167)):
+        refund = fake_stripe._refund(part["id"], amount)
+        fake_stripe.emit("charge.refunded", fake_stripe.objects[refund["charge"]])
+        await deliver_all(stripe_stack, fake_stripe)
+        assert await stripe_stack.balance(user) == balance
+    row = next(each for each in await stripe_stack.payments(user) if each.transaction_type == "subscription")
+    assert (str(row.refunded_amount), row.payment_method) == ("25.00", "card:visa")
