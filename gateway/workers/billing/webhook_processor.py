@@ -82,8 +82,14 @@ class WebhookProcessor:
             log.warning("webhook_event_failed", event_id=str(event.id), type=event.event_type, reason=str(error))
             async with self._database.transaction() as connection:
                 await webhook_events.fail(connection, event, reason=f"{type(error).__name__}: {error}")
-        metrics.WEBHOOK_EVENTS.labels(event.provider, event.event_type, result).inc()
+        metrics.WEBHOOK_EVENTS.labels(event.provider, self._label(event), result).inc()
         return 1
+
+    def _label(self, event: WebhookEvent) -> str:
+        """Providers have types of events without number, of which the gateway knows some."""
+        provider = self._providers.get(event.provider)
+        is_known = provider is not None and event.event_type in provider.traits.event_types
+        return event.event_type if is_known else metrics.OTHER
 
     async def _apply(self, stored: WebhookEvent) -> str:
         provider = self._providers.get(stored.provider)

@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from gateway import metrics
 from gateway.api.checkout import CheckoutService
 from gateway.ledger.db.session import Database
 from tests.payments.conftest import PRICES, STRIPE_SECRETS, stripe_provider
@@ -232,3 +233,15 @@ async def test_webhook_of_an_unknown_provider_is_not_found(stack_without_provide
     for name in ("paddle", "lemon_squeezy", "Stripe"):
         refused = await stack_without_provider.client.post(f"/webhooks/{name}", content=b"{}")
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+
+
+async def test_types_that_the_gateway_does_not_know_are_counted_as_one(
+    stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    event, _ = await paid_checkout_event(stack, fake_stripe)
+    unknown = f"customer.{uuid4().hex}"
+    await stack.deliver(*signed({**event, "type": unknown}, STRIPE_SECRETS[0]))
+    assert await stack.process_all() == 1
+    counted = {sample.labels["type"] for metric in metrics.WEBHOOK_EVENTS.collect() for sample in metric.samples}
+    assert metrics.OTHER in counted
+    assert unknown not in counted
