@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from secrets import token_bytes
@@ -29,9 +29,14 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where this machine reaches a lis
 
 @asynccontextmanager
 async def control_plane(
-    config: Config, readiness: Readiness, routes: Mapping[str, Route], *, public_url: str | None = None
+    config: Config,
+    readiness: Readiness,
+    routes: Mapping[str, Route],
+    *,
+    targets: Mapping[str, Sequence[str]],
+    public_url: str | None = None,
 ) -> AsyncIterator[Any]:
-    """The admin API, whose probe joins `readiness`. It reads `routes` at each request.
+    """The admin API, whose probe joins `readiness`. It reads `routes` and the `targets` of upstreams at each request.
 
     Imported here because FastAPI takes 0.4 s to import, which a public worker avoids.
     """
@@ -55,6 +60,7 @@ async def control_plane(
             entropy=token_bytes,
             meter=meter,
             routes=routes,
+            targets=targets,
             past_due_grace=timedelta(seconds=config.billing.past_due_grace_seconds),
             credit_value=config.credits.money,
             reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),

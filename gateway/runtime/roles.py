@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -27,7 +27,6 @@ from gateway.runtime.process import Server, raise_descriptor_limit, serve
 from gateway.runtime.public_listener import PublicListener, account_api
 from gateway.runtime.serving import Role
 from gateway.workers.runner import Runner
-from policies.model import Route
 
 # nginx's keepalive_timeout: uvicorn's own 5 s would close idle connections under a client that is about to use them.
 KEEP_ALIVE_SECONDS = 75
@@ -55,8 +54,10 @@ async def run_child(
     sockets = [socket.socket(fileno=fd) for fd in wiring.listen]
     servers: list[tuple[Server, list[socket.socket]]] = []
     routes = {route.name: route for route in config.routes}
+    targets = _targets(config)
     applied: list[Callable[[Config], None]] = [
-        lambda read: _replace(routes, read.routes),
+        lambda read: _replace(routes, {route.name: route for route in read.routes}),
+        lambda read: _replace(targets, _targets(read)),
         lambda read: logs.change(level=read.log.level_number, form=read.log.format),
     ]
     async with AsyncExitStack() as stack:
@@ -74,7 +75,7 @@ async def run_child(
             applied += [partial(reload, handler), lambda read: public.allow(read.server.cors)]
         if Role.ADMIN in roles:
             admin = await stack.enter_async_context(
-                control_plane(config, readiness, routes, public_url=wiring.public_url or None)
+                control_plane(config, readiness, routes, targets=targets, public_url=wiring.public_url or None)
             )
             servers.append((_server(admin, config), [sockets.pop(0)]))
         if Role.WORKER in roles:
@@ -106,9 +107,14 @@ def _reload(reload_config: Callable[[], Config], applied: Sequence[Callable[[Con
     _log.info("configuration_reloaded", routes=len(config.routes), upstreams=len(config.upstreams))
 
 
-def _replace(known: dict[str, Route], routes: Sequence[Route]) -> None:
+def _targets(config: Config) -> dict[str, Sequence[str]]:
+    """The origins of each upstream."""
+    return {upstream.name: upstream.targets for upstream in config.upstreams}
+
+
+def _replace(known: dict[str, Any], read: Mapping[str, Any]) -> None:
     known.clear()
-    known.update((route.name, route) for route in routes)
+    known.update(read)
 
 
 def tune_garbage_collection() -> None:

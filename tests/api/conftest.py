@@ -222,6 +222,7 @@ def admin_app(
         entropy=token_bytes,
         meter=meter,
         routes={route.name: route for route in ROUTES},
+        targets={"main": ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]},
         credit_value=CreditValue("USD", Decimal(100_000)),
         past_due_grace=timedelta(days=3),
         reconcile_books=reconciliation(database, AccountSnapshotReader(redis_client, meter)),

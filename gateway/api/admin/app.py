@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -118,6 +118,7 @@ def build_admin(
     entropy: Callable[[int], bytes],
     meter: Meter,
     routes: Mapping[str, Route],
+    targets: Mapping[str, Sequence[str]],
     past_due_grace: timedelta,
     reconcile_books: Reconcile,
     metrics_text: Callable[[], Awaitable[bytes]],
@@ -132,7 +133,8 @@ def build_admin(
     """The ASGI application.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
-    many random bytes. `routes` and `past_due_grace` are those of the proxy; `routes` are read at each request.
+    many random bytes. `routes` and `past_due_grace` are those of the proxy, `targets` the origins of each upstream;
+    `routes` and `targets` are read at each request.
     `metrics_text` gives Prometheus text, `readiness` what is missing, name to reason. `credit_value` shows what a call
     costs as money. The listener goes by the names `hosts`.
     Sessions of the portal at `portal_url` lead back to `return_origins`, or anywhere where there are none. Exports are
@@ -146,6 +148,7 @@ def build_admin(
         token_factory=KeyFactory(key_prefix + TOKEN_PREFIX_SUFFIX, peppers, entropy=entropy),
         dry_run=DryRun(database, meter, grace=past_due_grace, credit_value=credit_value),
         routes=routes,
+        targets=targets,
         key_prefix=key_prefix,
         peppers=peppers,
         reconcile=reconcile_books,

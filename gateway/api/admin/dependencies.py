@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 from uuid import UUID
@@ -51,6 +51,7 @@ class AdminDependencies:
     token_factory: KeyFactory
     dry_run: DryRun
     routes: Mapping[str, Route]
+    targets: Mapping[str, Sequence[str]]
     key_prefix: str
     peppers: Mapping[int, bytes]
     reconcile: Reconcile

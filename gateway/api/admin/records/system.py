@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter
 from pydantic import Field
 from sqlalchemy import text
@@ -24,6 +26,7 @@ class Process(ResponseModel):
 
 class UpstreamState(ResponseModel):
     name: str
+    targets: list[str] = Field(description="The origins that share its calls.")
     targets_in_service: int | None = Field(description="Of the process that sees the fewest; null before its first.")
     breaker_open: bool = Field(description="Whether a process answers 503, without a target in service.")
     attempts: int
@@ -73,7 +76,7 @@ async def get_system(unit_of_work: UnitOfWorkDep, dependencies: DependenciesDep)
         versions=[name for name in series.by("gateway_build_info", "version") if name],
         not_ready=sorted(await dependencies.readiness()),
         processes=_processes(series),
-        upstreams=[_upstream(series, name) for name in sorted(names)],
+        upstreams=[_upstream(series, name, dependencies.targets.get(name, ())) for name in sorted(names)],
         routes=[_route(route) for route in dependencies.routes.values()],
         stores=Stores(
             postgresql=version,
@@ -96,11 +99,12 @@ def _processes(series: Series) -> list[Process]:
     ]
 
 
-def _upstream(series: Series, name: str) -> UpstreamState:
+def _upstream(series: Series, name: str, targets: Iterable[str]) -> UpstreamState:
     attempts = series.matching("gateway_upstream_requests_total", upstream=name)
     failed = sum(value for labels, value in attempts if labels["outcome"] != "succeeded")
     return UpstreamState(
         name=name,
+        targets=list(targets),
         targets_in_service=_whole(series.by("gateway_upstream_targets_in_service", "upstream").get(name)),
         breaker_open=bool(series.by("gateway_upstream_breaker_open", "upstream").get(name)),
         attempts=int(sum(value for _, value in attempts)),

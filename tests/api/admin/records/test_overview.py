@@ -69,7 +69,9 @@ async def test_overview_names_what_is_missing(admin_api: AdminApi) -> None:
 async def test_system_names_stores_and_upstreams(admin_api: AdminApi) -> None:
     system = await admin_api.get("/system")
     assert system["stores"]["postgresql"]
-    assert [upstream["name"] for upstream in system["upstreams"]] == ["main"]
+    (upstream,) = system["upstreams"]
+    assert upstream["name"] == "main"
+    assert upstream["targets"] == ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
 
 
 def test_series_are_summed_by_label() -> None:
