@@ -21,13 +21,15 @@ _VALUE = "".join(map(chr, range(0x21, 0x7F))) + "\t   \x80\xa0\xff"
 _SEGMENT = string.ascii_letters + string.digits + "-.~_!$&'()*+,=:@"
 _QUERY = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")
 
-# What the gateway takes for itself, sets itself, or allows once; `_legal_fields` has some of them on purpose.
+# What the gateway takes for itself, sets itself, withholds, or allows once, as far as a name drawn here may be so long;
+# `_legal_fields` has some of them on purpose.
 _SPECIAL = frozenset(
-    b"authorization connection content-disposition content-encoding content-length content-range content-type date"
-    b" expect forwarded from host idempotency-key if-modified-since if-range if-unmodified-since keep-alive"
-    b" max-forwards origin proxy-authenticate proxy-authorization proxy-connection range referer te traceparent"
-    b" tracestate trailer transfer-encoding upgrade user-agent via x-api-key x-batch-id x-category x-file-name x-hop"
-    b" x-language-code x-real-ip x-request-id".split()
+    b"authorization client-ip connection content-disposition content-encoding content-length content-range content-type"
+    b" date expect forwarded from host idempotency-key if-modified-since if-range if-unmodified-since keep-alive"
+    b" max-forwards origin proxy proxy-authenticate proxy-authorization proxy-connection range referer remote-addr"
+    b" remote-user te traceparent tracestate trailer transfer-encoding upgrade user-agent via x-api-key x-batch-id"
+    b" x-category x-client-ip x-file-name x-forwarded x-hop x-host x-language-code x-real-ip x-remote-ip x-request-id"
+    b" x-scheme x-url-scheme".split()
 )
 _RESERVED = (b"x-gateway-", b"x-forwarded-")
 
