@@ -7,6 +7,8 @@ from decimal import Decimal
 import pytest
 
 from gateway.ledger.accounts.users import User
+from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue.plans import PlanTerms
 from gateway.ledger.credits import grants
 from gateway.ledger.payments.payments import Payment
 from tests.payments.fake_stripe import FakeStripe
@@ -150,3 +152,43 @@ async def test_refund_after_a_downgrade_takes_no_credits_twice(
     fake_stripe.refund(paid.provider_payment_id or "")
     await deliver_all(stripe_stack, fake_stripe)
     assert 98 <= await stripe_stack.balance(user) <= left
+
+
+@pytest.mark.parametrize("is_renewed", [False, True])
+async def test_dispute_of_a_change_that_gave_nothing_takes_none_of_a_later_change(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, is_renewed: bool
+) -> None:
+    await sell(stripe_stack, fake_stripe, "dear", price=Decimal("39.99"), credits=500)
+    await sell(stripe_stack, fake_stripe, "cheap", price=Decimal("19.99"), credits=3000)
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await change_to(stripe_stack, user, "dear")
+    await deliver_all(stripe_stack, fake_stripe)
+    (paid,) = (row for row in await stripe_stack.payments(user) if row.amount == Decimal("10.00"))
+    assert paid.credits_awarded == 0
+    if is_renewed:
+        fake_stripe.renew(subscription_id)
+        await deliver_all(stripe_stack, fake_stripe)
+    before = await stripe_stack.balance(user)
+    await change_to(stripe_stack, user, "cheap")
+    await deliver_all(stripe_stack, fake_stripe)
+    given = await stripe_stack.balance(user)
+    assert given > before
+
+    fake_stripe.dispute(paid.provider_payment_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == given
+    (disputed,) = (row for row in await stripe_stack.payments(user) if row.id == paid.id)
+    assert (disputed.status, disputed.credits_awarded, disputed.credits_withdrawn) == ("disputed", 0, 0)
+
+
+async def sell(stack: PaymentStack, fake_stripe: FakeStripe, plan_id: str, *, price: Decimal, credits: int) -> None:
+    fake_stripe.prices[f"price_{plan_id}"] = int(price * 100)
+    terms = PlanTerms(
+        name=plan_id.title(),
+        price=price,
+        credits_per_period=credits,
+        provider_ids={"stripe_price_id": f"price_{plan_id}"},
+    )
+    async with stack.database.transaction() as connection:
+        await plans.create(connection, terms, plan_id=plan_id)

@@ -34,6 +34,7 @@ from policies.credits.allowances import refill
 from policies.wording import counted
 
 # A dispute that is decided either way is completed; its metadata and the payment itself say how.
+_UNPAID = frozenset((PaymentStatus.PENDING, PaymentStatus.FAILED))
 _STATUS_OF_DISPUTE = {DisputeStatus.OPEN: "disputed", DisputeStatus.LOST: "completed", DisputeStatus.WON: "completed"}
 
 
@@ -63,6 +64,7 @@ async def book(
     if remote.amount <= 0 and purpose.subscription is not None:
         return  # of a trial, or free by a discount: its credits come with the period
     mismatch = _mismatch(remote, purpose)
+    before = await payments.find(connection, provider, provider_payment_id=remote.id)
     row = await payments.upsert(
         connection,
         provider,
@@ -72,7 +74,8 @@ async def book(
         error_message=mismatch or remote.error,
     )
     if remote.status is PaymentStatus.COMPLETED and mismatch is None:
-        row = await _grant_credits(connection, row, remote, purpose=purpose, now=now)
+        is_news = before is None or before.status in _UNPAID
+        row = await _grant_credits(connection, row, remote, purpose=purpose, is_news=is_news, now=now)
     if remote.status is not PaymentStatus.PENDING and mismatch is None:
         await _withdraw_credits(connection, row, remote)
     await _book_refunds_and_disputes(connection, row, remote)
@@ -111,13 +114,21 @@ def _description(purpose: PaymentPurpose) -> str | None:
 
 
 async def _grant_credits(
-    connection: AsyncConnection, row: Payment, remote: RemotePayment, *, purpose: PaymentPurpose, now: datetime
+    connection: AsyncConnection,
+    row: Payment,
+    remote: RemotePayment,
+    *,
+    purpose: PaymentPurpose,
+    is_news: bool,
+    now: datetime,
 ) -> Payment:
-    """Grants once: the payment's row is locked and names the grant."""
+    """Grants once: the payment's row is locked and names the grant. `is_news` where it was not known to be paid."""
     if row.grant_id is not None:
         return row
     if purpose.checkout is not None:
         granted = await _grant_pack(connection, row, purpose.checkout)
+    elif remote.period is None:
+        granted = await _find_rest(connection, remote, purpose.subscription) if is_news else None
     else:
         granted = await _grant_period(connection, row, remote, purpose=purpose, now=now)
     if granted is None:
@@ -145,10 +156,8 @@ async def _grant_period(
 ) -> tuple[UUID, int] | None:
     """The grant of the period, created here unless it exists or would have expired."""
     subscription, plan, period = purpose.subscription, purpose.plan, remote.period
-    if subscription is None or plan is None:
+    if subscription is None or plan is None or period is None:
         return None
-    if period is None:
-        return await _find_rest(connection, subscription)
     if purpose.bought_at is not None:
         await checkouts.close(connection, purpose.bought_at.id, status="completed")
     amount = credits_of(plan, subscription.quantity)
@@ -170,8 +179,18 @@ async def _grant_period(
     return None if found is None else (found.id, found.amount)
 
 
-async def _find_rest(connection: AsyncConnection, subscription: StoredSubscription) -> tuple[UUID, int] | None:
-    """The newest grant that a larger plan or more seats made in the period, unless another payment paid for it."""
+async def _find_rest(
+    connection: AsyncConnection, remote: RemotePayment, subscription: StoredSubscription | None
+) -> tuple[UUID, int] | None:
+    """The newest grant that a larger plan or more seats made in the period, unless another payment paid for it.
+
+    A change makes its grant before its payment is booked. So one that comes later is of another change, which may have
+    cost nothing, and so is one of a later period.
+    """
+    if subscription is None:
+        return None
+    if remote.occurred_at is not None and remote.occurred_at < subscription.current_period_start:
+        return None
     grant, paid = credit_grants.c, payment_transactions.c
     is_paid = select(paid.id).where(paid.grant_id == grant.id).exists()
     rest = select(grant.id, grant.amount).where(
