@@ -88,6 +88,8 @@ BEYOND_SCHEMAS = {
     "there is no pack": "and configure packs",
     "name a plan or a pack": "of two fields one",
     "must be JSON with": "depends on the route that is quoted",
+    "is for plans that are priced by seats": "and on the plan that is bought",
+    "is for what costs something": "as here",
 }
 
 
