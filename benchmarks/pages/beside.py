@@ -75,12 +75,9 @@ def measure(
         on_path = (contender.processes, contender.behind["Valkey"])
         answering = pids_running(Family.of(os.getpid()), "nginx")
         if is_first:
-            for each in (*on_path, answering):
-                _put_first(each)
+            _put_first(*on_path, answering)
         if is_apart:
-            for pid in answering.pids:
-                os.sched_setaffinity(pid, {_CORE_OF_CALLS})
-            os.sched_setaffinity(0, os.sched_getaffinity(0) - {_CORE_OF_CALLS})
+            _put_apart(answering)
 
         def load() -> Sample:
             with _first() if is_first else _apart() if is_apart else nullcontext():
@@ -107,6 +104,11 @@ def measure(
                 beside.append(time_calls())
             pages += visitors.seconds
     print(f"{calls_per_second:,} calls/s, medians of {rounds} rounds (spread)\n")
+    _print_rounds(alone, beside, people=people)
+    print(f"{len(pages):,} pages, p50 {1000 * statistics.median(pages):.0f} ms")
+
+
+def _print_rounds(alone: list[Round], beside: list[Round], *, people: int) -> None:
     print(f"| calls | {' | '.join(_COLUMNS)} |\n|---|{'---|' * len(_COLUMNS)}")
     print(_row("alone", alone))
     print(_row(f"beside {people} people", beside))
@@ -114,14 +116,20 @@ def measure(
         _shown([there[column] / here[column] for there, here in zip(beside, alone, strict=True)]) for column in (1, 2)
     ]
     print(f"\nthe p99 beside them {ratios[0]}, of the client {ratios[1]}, times that of the round before; ", end="")
-    print(f"{len(pages):,} pages, p50 {1000 * statistics.median(pages):.0f} ms")
 
 
-def _put_first(family: Family) -> None:
+def _put_first(*families: Family) -> None:
     """By a real-time priority: the scheduler then gives them any core that does other work."""
-    for pid in family.pids:
+    for pid in frozenset[int]().union(*(family.pids for family in families)):
         for task in Path(f"/proc/{pid}/task").iterdir():
             _schedule(int(task.name), os.SCHED_RR, priority=1)
+
+
+def _put_apart(answering: Family) -> None:
+    """Those who answer calls have the core of the calls, and what this process starts the others."""
+    for pid in answering.pids:
+        os.sched_setaffinity(pid, {_CORE_OF_CALLS})
+    os.sched_setaffinity(0, os.sched_getaffinity(0) - {_CORE_OF_CALLS})
 
 
 @contextmanager
