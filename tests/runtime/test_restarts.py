@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from tests.guarantees.simulation.served_gateway import PATIENCE_SECONDS, Served, serving
+from tests.support.polling import eventually
 
 DOCUMENT = """
 redis: {timeout: 5s}
@@ -27,12 +27,12 @@ async def test_process_starts_again_with_the_configuration_that_was_accepted_las
     async with serving(tmp_path, DOCUMENT, database_url=own_database_url, redis_url=redis_url) as served:
         served.path.write_text(OTHER)
         served.process.send_signal(signal.SIGHUP)
-        await _until(lambda: served.said("configuration_reloaded") == 2)
+        await eventually(lambda: served.said("configuration_reloaded") == 2, PATIENCE_SECONDS)
         served.path.write_text("rooutes: []")
         served.process.send_signal(signal.SIGHUP)
-        await _until(lambda: served.said("configuration_refused") == 1)
+        await eventually(lambda: served.said("configuration_refused") == 1, PATIENCE_SECONDS)
         _kill_public_worker(served)
-        await _until(lambda: served.said("process_restarted") == 1)
+        await eventually(lambda: served.said("process_restarted") == 1, PATIENCE_SECONDS)
 
         assert await _status(served, "/v1/there") == 502
         assert served.said("process_restart_failed") == 0
@@ -43,7 +43,7 @@ async def test_stop_while_a_process_starts_again_is_orderly(
 ) -> None:
     async with serving(tmp_path, DOCUMENT, database_url=own_database_url, redis_url=redis_url) as served:
         died = _kill_public_worker(served)
-        await _until(lambda: _public_workers(served) not in ([], [died]))
+        await eventually(lambda: _public_workers(served) not in ([], [died]), PATIENCE_SECONDS)
 
         assert await served.stop() == 0, served.log.read_text()
         assert "Traceback" not in served.log.read_text()
@@ -64,12 +64,6 @@ def _serves_calls(process: psutil.Process) -> bool:
         return process.cmdline()[3:5] == ["child", "proxy"]
     except psutil.Error:
         return False
-
-
-async def _until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not is_so():  # noqa: ASYNC110 - a process of its own
-            await asyncio.sleep(0.02)
 
 
 async def _status(served: Served, target: str) -> int:

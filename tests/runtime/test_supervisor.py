@@ -94,6 +94,7 @@ async def test_supervisor_tries_again_where_no_process_can_be_created(
     running._children.append(child)  # type: ignore[arg-type] # as above
     watching = asyncio.create_task(running.watch())
     await asyncio.wait_for(started.wait(), 5)
+    assert child.starts > 1
     watching.cancel()
 
 
