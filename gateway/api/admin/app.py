@@ -133,12 +133,11 @@ def build_admin(
     """The ASGI application.
 
     `publish` publishes all committed changes to Redis; each change awaits it before the response. `entropy` gives so
-    many random bytes. `routes` and `past_due_grace` are those of the proxy, `targets` the origins of each upstream;
-    `routes` and `targets` are read at each request.
-    `metrics_text` gives Prometheus text, `readiness` what is missing, name to reason. `credit_value` shows what a call
-    costs as money. The listener goes by the names `hosts`.
-    Sessions of the portal at `portal_url` lead back to `return_origins`, or anywhere where there are none. Exports are
-    files in `export_dir`.
+    many random bytes. `past_due_grace` and `routes` are those of the proxy, `targets` the origins of each upstream; the
+    last two are read at each request. `metrics_text` gives Prometheus text, `readiness` what is missing, name to
+    reason. `credit_value` shows what a call costs as money. The listener goes by the names `hosts`. Sessions of the
+    portal at `portal_url` lead back to `return_origins`, or anywhere where there are none. Exports are files in
+    `export_dir`.
     """
     app = openapi.application("Gateway admin API", openapi.ADMIN, _operations())
     unit_of_work = UnitOfWork(database, ChangePublisher(publish), actor=ROOT)

@@ -84,8 +84,7 @@ async def sync_from_provider(
     period = {"current_period_start": period_start, "current_period_end": period_end, "period_anchor": period_start}
     old_plan = await plan_of(connection, before)
     if period_start != before.current_period_start or (price is not None and price.plan_id != before.plan_id):
-        ended_at = max(before.current_period_start, min(now, before.current_period_end))
-        await overage.bill(connection, before, plan=old_plan, at=ended_at, actor=actor)
+        await overage.bill(connection, before, plan=old_plan, at=_within_period(before, now), actor=actor)
     synced = await update(
         connection,
         subscription_id,
@@ -108,6 +107,11 @@ async def sync_from_provider(
     if settlement is Settlement.ADVANCED:
         await advances.mark(connection, synced)
     return synced
+
+
+def _within_period(before: StoredSubscription, at: datetime) -> datetime:
+    """The moment, or the end of the period that is nearer to it."""
+    return max(before.current_period_start, min(at, before.current_period_end))
 
 
 def _status_here(before: StoredSubscription, status: SubscriptionStatus) -> SubscriptionStatus:
