@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import pytest
 
@@ -90,13 +90,7 @@ async def test_shutdown_finishes_quick_calls_and_releases_the_holds_of_others(da
     data_plane.upstream.answer = answer
     account = await data_plane.create_account()
     async with AsyncExitStack() as clients:
-        async with running(
-            data_plane.config,
-            data_plane.upstream,
-            database=data_plane.database,
-            redis=data_plane.redis,
-            redis_client=data_plane.redis_client,
-        ) as stopping:
+        async with _another(data_plane) as stopping:
             quick = await clients.enter_async_context(stopping.connect())
             stuck = await clients.enter_async_context(stopping.connect())
             await quick.request(account, "GET /v1/things/quick")
@@ -122,13 +116,7 @@ async def test_shutdown_during_a_settlement_says_what_is_charged(
     monkeypatch.setattr(Meter, "settle", get_stuck)
     account = await data_plane.create_account()
     async with AsyncExitStack() as clients:
-        async with running(
-            data_plane.config,
-            data_plane.upstream,
-            database=data_plane.database,
-            redis=data_plane.redis,
-            redis_client=data_plane.redis_client,
-        ) as stopping:
+        async with _another(data_plane) as stopping:
             wire = await clients.enter_async_context(stopping.connect())
             await wire.request(account, "GET /v1/dear")
             await eventually(lambda: data_plane.upstream.exchanges)
@@ -227,3 +215,14 @@ async def test_client_disconnect_behind_a_stale_connection_is_not_forwarded_and_
     settled = sorted(await outcomes(data_plane, account), key=repr)
     assert settled == [("client_aborted", None, None, 0), *[("succeeded", 200, None, 1)] * 2]
     assert len(data_plane.upstream.exchanges) == 3
+
+
+def _another(data_plane: DataPlane) -> AbstractAsyncContextManager[DataPlane]:
+    """On the same stores and upstream, to be stopped."""
+    return running(
+        data_plane.config,
+        data_plane.upstream,
+        database=data_plane.database,
+        redis=data_plane.redis,
+        redis_client=data_plane.redis_client,
+    )
