@@ -4,9 +4,10 @@ TESTS ?= tests
 PYTEST := $(BIN)/pytest -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 # Each start of the gateway is several processes, which would all compile the same modules.
 unexport PYTHONDONTWRITEBYTECODE
-ALSO_fuzz := tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py
-ALSO_chaos := tests/notifications/test_deaths.py tests/policies/experiments tests/ledger/reports/test_experiments.py tests/guarantees/histories tests/guarantees/ai/test_aborts.py tests/guarantees/attacks \
-	tests/guarantees/alerts
+TOGETHER_fuzz := tests/guarantees/fuzz tests/api/test_schemathesis.py tests/api/test_broken_values.py tests/ledger/invoicing/test_issued_invoices.py
+TOGETHER_chaos := tests/guarantees/histories tests/notifications/test_deaths.py tests/policies/experiments tests/ledger/reports/test_experiments.py \
+	tests/guarantees/ai/test_aborts.py
+ALONE_chaos := tests/guarantees/chaos tests/guarantees/attacks tests/guarantees/alerts
 
 .PHONY: help run unit test check docs format reference pictures fuzz chaos bench bench-check lock node-clients
 .DELETE_ON_ERROR:
@@ -52,11 +53,14 @@ pictures: .venv/.installed-dev ## make the pictures of the README and docs/pictu
 	@$(BIN)/python scripts/pictures
 
 # The long proofs (docs/testing.md) draw from a random seed, which they print; `make fuzz SEED=7` draws the same again.
+# What has bounds in time runs alone.
 fuzz chaos: .venv/.installed-dev ## the long proofs, from a random seed or from SEED=7
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
 	echo "to draw the same again: make $@ SEED=$$seed"; \
-	GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed GATEWAY_TEST_EXAMPLES=$(EXAMPLES) \
-	$(BIN)/pytest tests/guarantees/$@ $(ALSO_$@) --hypothesis-seed=$$seed --show-capture=stdout --durations=10
+	export GATEWAY_TEST_SCALE=full GATEWAY_TEST_SEED=$$seed GATEWAY_TEST_EXAMPLES=$(EXAMPLES); \
+	prove() { $(BIN)/pytest --hypothesis-seed=$$seed --show-capture=stdout --durations=10 "$$@"; }; \
+	prove --numprocesses=3 $(TOGETHER_$@); together=$$?; \
+	$(if $(ALONE_$@),prove $(ALONE_$@) &&) exit $$together
 
 bench: .venv/.installed-dev ## the benchmarks of docs/benchmarks.md
 	$(BIN)/python -m benchmarks

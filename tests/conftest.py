@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from gateway.embedded.postgres import Postgres
 from gateway.embedded.stores import Stores
@@ -53,8 +54,9 @@ FAULTS = (
     "guarantees/processes",
     "guarantees/test_readme.py",
 )
-# Tests that take long in one process, and so begin before others.
-LONG = ("guarantees/histories", "guarantees/fuzz")
+HISTORIES = "guarantees/histories"
+# Tests that take long in one process, and so begin before others, the longest first.
+LONG = (f"{HISTORIES}/test_year.py", "guarantees/fuzz/test_lives.py", HISTORIES, "guarantees/fuzz")
 # Tests that need no store: `make unit`. Those of the readers need none either, but take as long as all of these.
 UNIT = (
     "policies",
@@ -88,7 +90,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_in(item.path, UNIT):
             item.add_marker(pytest.mark.unit)
-    items.sort(key=lambda item: (not _is_in(item.path, FAULTS), not _is_in(item.path, LONG)))
+    items.sort(key=lambda item: (not _is_in(item.path, FAULTS), _place_among_long(item.path)))
+
+
+def _place_among_long(path: Path) -> int:
+    return next((place for place, long in enumerate(LONG) if _is_in(path, (long,))), len(LONG))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -97,12 +103,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("\n".join(measured))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["measured"] = measured
+
+
+def pytest_testnodedown(node: WorkerController) -> None:
+    """Takes what a process of `--numprocesses` has measured, for the summary."""
+    measured.extend(getattr(node, "workeroutput", {}).get("measured", ()))
+
+
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist ships no types
-    """Gives one process all faults, and each other file to the next process that is free, in the order of the items."""
+    """Gives one process all faults, and each other file to the next process that is free, in the order of the items.
+
+    Histories share nothing, so that each goes by itself.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "faults" if _is_in(TESTS.parent / file, FAULTS) else file
+        if _is_in(TESTS.parent / file, FAULTS):
+            return "faults"
+        return nodeid if _is_in(TESTS.parent / file, (HISTORIES,)) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
