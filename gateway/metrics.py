@@ -157,6 +157,12 @@ FAILED_SIGN_INS = Counter(
     "Sign-ins with wrong credentials: password, refresh_token, one_time_token, admin_token.",
     ["kind"],
 )
+NOTIFICATION_DELIVERIES = Counter(
+    "gateway_notification_deliveries",
+    "Attempts to deliver by mail or webhook: delivered, dropped (the channel is not set up), retried (it failed and "
+    "has attempts left), failed (for good; the log gives the reason).",
+    ["channel", "result"],
+)
 PROCESS_READY = Gauge("gateway_process_ready", "1 while the process is ready, as its supervisor sees it.", ["process"])
 PROCESS_RESTARTS = Counter(
     "gateway_process_restarts",

@@ -94,9 +94,4 @@ def _message(to: str, email: Email, *, sender: Address, message_id: str) -> Emai
 def _delivery_failed(response: aiosmtplib.SMTPResponseException) -> DeliveryFailed:
     # A refused login is temporary: the operator can correct the password.
     is_final = response.code in _FINAL and not isinstance(response, aiosmtplib.SMTPAuthenticationError)
-    return DeliveryFailed(f"{response.code} {_text(response.message)}", is_final=is_final)
-
-
-def _text(message: str) -> str:
-    """As the database takes it: servers may answer in any encoding, of which lone surrogates have come."""
-    return message.encode(errors="surrogateescape").decode(errors="replace").replace("\0", "?")
+    return DeliveryFailed(f"{response.code} {response.message}", is_final=is_final)

@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 import structlog
 
+from gateway import metrics
 from gateway.ledger.db import notifications
 from gateway.ledger.db.notifications import MAIL, Delivery
 from gateway.ledger.db.session import Database
@@ -30,6 +31,9 @@ _DELETED_USER = "@deleted.invalid"
 # tenth, so that deliveries that failed together are not retried together.
 RETRY_DELAYS_SECONDS = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 _JITTER = 0.1
+# A delivery that ends its process each time is never marked. Processes also end for other reasons, so this is more than
+# attempts have outcomes.
+MAX_LEASES = 2 * (len(RETRY_DELAYS_SECONDS) + 1)
 
 _log = structlog.get_logger()
 
@@ -59,18 +63,14 @@ class NotificationSender:
         """Attempts one batch of due deliveries; gives how many."""
         async with self._database.transaction() as connection:
             leased = await notifications.lease(connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
-        await asyncio.gather(*(self._deliver(delivery) for delivery in leased))
+        ended = await asyncio.gather(*map(self._deliver, leased), return_exceptions=True)
+        for result in ended:
+            if isinstance(result, BaseException):
+                raise result  # after all others are marked; its lease ends, and it is tried again
         return len(leased)
 
     async def _deliver(self, delivery: Delivery) -> None:
-        failure: DeliveryFailed | None = None
-        try:
-            async with asyncio.timeout(DELIVERY_SECONDS):
-                status = await self._send(delivery)
-        except DeliveryFailed as error:
-            status, failure = "failed", error
-        except TimeoutError:
-            status, failure = "failed", DeliveryFailed(f"took longer than {DELIVERY_SECONDS:g} s")
+        status, failure = await self._attempt(delivery)
         delay = None if failure is None or failure.is_final else _retry_delay_seconds(delivery.attempts)
         async with self._database.transaction() as connection:
             if delay is None:
@@ -79,12 +79,36 @@ class NotificationSender:
                 )
             else:
                 await notifications.reschedule(connection, delivery, delay_seconds=delay, error=str(failure))
+        metrics.NOTIFICATION_DELIVERIES.labels(delivery.channel, status if delay is None else "retried").inc()
         if failure is not None:
             fields = {"notification_id": str(delivery.id), "kind": delivery.kind, "channel": delivery.channel}
-            _log.warning("notification_delivery_failed", reason=str(failure), retry_seconds=delay, **fields)
+            cause = failure.__cause__ if failure.is_unforeseen else None
+            _log.warning(
+                "notification_delivery_failed", reason=str(failure), retry_seconds=delay, exc_info=cause, **fields
+            )
+
+    async def _attempt(self, delivery: Delivery) -> tuple[str, DeliveryFailed | None]:
+        """The status, and what speaks against it."""
+        if delivery.attempts > MAX_LEASES:
+            return "failed", DeliveryFailed("no process that tried to send it has lived to mark it", is_final=True)
+        try:
+            async with asyncio.timeout(DELIVERY_SECONDS):
+                return await self._send(delivery), None
+        except DeliveryFailed as error:
+            return "failed", error
+        except TimeoutError:
+            return "failed", DeliveryFailed(f"took longer than {DELIVERY_SECONDS:g} s")
 
     async def _send(self, delivery: Delivery) -> str:
-        """Gives the final status. Raises DeliveryFailed."""
+        """Gives the final status. Raises DeliveryFailed, also for what nobody foresaw."""
+        try:
+            return await self._send_by_channel(delivery)
+        except DeliveryFailed:
+            raise
+        except Exception as error:
+            raise DeliveryFailed(f"{type(error).__name__}: {error}", is_unforeseen=True) from error
+
+    async def _send_by_channel(self, delivery: Delivery) -> str:
         if delivery.channel == MAIL:
             if delivery.email.endswith(_DELETED_USER) or delivery.kind in self._unmailed:
                 return "dropped"

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from standardwebhooks import Webhook as Verifier
 
@@ -143,6 +144,44 @@ async def test_delivery_is_given_up_after_three_days(own: Database) -> None:
     assert await _statuses(own) == {"webhook": "failed"}
 
 
+async def test_delivery_that_raises_what_nobody_foresaw_is_given_up_and_counted(own: Database) -> None:
+    class Broken(RecordingMailer):
+        async def send(self, to: str, email: Email, *, message_id: str) -> None:
+            await super().send(to, email, message_id=message_id)
+            raise UnicodeError("label too long")
+
+    mailer, before = Broken(), _counted("mail", "failed")
+    await _enqueued(own)
+    sender = NotificationSender(own, mailer, OperatorSystem().webhook(), context=CONTEXT)
+    for _ in range(14):
+        await sender.run_once()
+        await _make_due(own)
+    assert len(mailer.emails) == 10
+    assert await _statuses(own) == {"mail": "failed", "webhook": "delivered"}
+    assert await _errors(own) == {"mail": "UnicodeError: label too long", "webhook": None}
+    assert _counted("mail", "failed") == before + 1
+
+
+async def test_delivery_that_ends_its_process_each_time_is_given_up(own: Database) -> None:
+    mailer = RecordingMailer()
+    await _enqueued(own, channels=(notifications.MAIL,))
+    for _ in range(20):
+        async with own.transaction() as connection:
+            assert len(await notifications.lease(connection, limit=1, lease_seconds=0)) == 1
+    await NotificationSender(own, mailer, None, context=CONTEXT).run_once()
+    assert mailer.emails == []
+    assert await _statuses(own) == {"mail": "failed"}
+
+
+@pytest.mark.parametrize("reason", ["with a \0 in it", "\udcff from Latin 1", "\ud800", "long " * 10_000])
+async def test_reason_that_the_database_does_not_take_is_marked(own: Database, reason: str) -> None:
+    mailer = RecordingMailer(failures=[DeliveryFailed(reason, is_final=True)])
+    await _enqueued(own, channels=(notifications.MAIL,))
+    assert await NotificationSender(own, mailer, None, context=CONTEXT).run_once() == 1
+    assert await _statuses(own) == {"mail": "failed"}
+    assert len((await _errors(own))["mail"] or "") <= 500
+
+
 async def test_delivery_without_an_endpoint_is_dropped(own: Database) -> None:
     await _enqueued(own)
     await NotificationSender(own, RecordingMailer(), None, context=CONTEXT).run_once()
@@ -210,3 +249,14 @@ async def _statuses(database: Database) -> dict[str, str]:
     async with database.read() as connection:
         rows = await connection.execute(text("SELECT channel, status FROM notice_deliveries"))
         return {row.channel: row.status for row in rows}
+
+
+async def _errors(database: Database) -> dict[str, str | None]:
+    async with database.read() as connection:
+        rows = await connection.execute(text("SELECT channel, error FROM notice_deliveries"))
+        return {row.channel: row.error for row in rows}
+
+
+def _counted(channel: str, result: str) -> float:
+    labels = {"channel": channel, "result": result}
+    return REGISTRY.get_sample_value("gateway_notification_deliveries_total", labels) or 0.0
