@@ -11,6 +11,7 @@ import httpx
 
 from gateway.config import Config
 from gateway.config.operation.records import Bucket
+from gateway.ledger.db.notifications import CHANNELS
 from gateway.ledger.db.session import Database
 from gateway.meter.account_snapshots import AccountSnapshotReader
 from gateway.meter.holds import Holds
@@ -113,9 +114,11 @@ async def notification_workers(config: Config, database: Database) -> AsyncItera
             portal=config.portal.link(""),
             folder=config.mail.templates,
         )
+        mailer, unmailed = _mailer(config), config.notices.without_mail
         yield (
-            NotificationSender(
-                database, _mailer(config), webhook, context=context, unmailed=config.notices.without_mail
+            *(
+                NotificationSender(database, mailer, webhook, context=context, unmailed=unmailed, channels=(channel,))
+                for channel in CHANNELS
             ),
             CleanupWorker(database, remember_erased=timedelta(seconds=config.auth.remember_erased_seconds)),
         )

@@ -14,7 +14,7 @@ import structlog
 
 from gateway import metrics
 from gateway.ledger.db import notifications
-from gateway.ledger.db.notifications import MAIL, Delivery
+from gateway.ledger.db.notifications import CHANNELS, MAIL, Delivery
 from gateway.ledger.db.session import Database
 from gateway.notifications import DeliveryFailed
 from gateway.notifications.email_templates import TemplateContext, render
@@ -39,7 +39,10 @@ _log = structlog.get_logger()
 
 
 class NotificationSender:
-    """Any number may run; one worker at a time has the lease of a delivery."""
+    """Any number may run; one worker at a time has the lease of a delivery.
+
+    One that has a channel to itself is not held up by a slow receiver of another.
+    """
 
     idle_seconds = 1.0
 
@@ -51,18 +54,22 @@ class NotificationSender:
         *,
         context: TemplateContext,
         unmailed: Collection[str] = (),
+        channels: Collection[str] = CHANNELS,
     ) -> None:
-        """No mail is sent about the kinds of `unmailed`."""
+        """No mail is sent about the kinds of `unmailed`; `channels` are those it delivers by."""
         self._database = database
         self._mailer = mailer
         self._webhook = webhook
         self._stationery = context
         self._unmailed = frozenset(unmailed)
+        self._channels = channels
 
     async def run_once(self) -> int:
         """Attempts one batch of due deliveries; gives how many."""
         async with self._database.transaction() as connection:
-            leased = await notifications.lease(connection, limit=BATCH, lease_seconds=LEASE_SECONDS)
+            leased = await notifications.lease(
+                connection, channels=self._channels, limit=BATCH, lease_seconds=LEASE_SECONDS
+            )
         ended = await asyncio.gather(*map(self._deliver, leased), return_exceptions=True)
         for result in ended:
             if isinstance(result, BaseException):

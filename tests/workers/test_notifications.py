@@ -20,7 +20,7 @@ from gateway.ledger.db.session import Database
 from gateway.notifications import DeliveryFailed
 from gateway.notifications.email_templates import Email, TemplateContext
 from gateway.notifications.webhook import Webhook
-from gateway.workers.notifications import NotificationSender
+from gateway.workers.notifications import BATCH, NotificationSender
 from tests.ledger.make import a_user
 
 OLD, NEW = "whsec_" + "b2xk" * 8, "whsec_" + "bmV3" * 8
@@ -142,6 +142,32 @@ async def test_delivery_is_given_up_after_three_days(own: Database) -> None:
         await _make_due(own)
     assert len(system.requests) == 10
     assert await _statuses(own) == {"webhook": "failed"}
+
+
+async def test_mail_does_not_wait_for_a_webhook_endpoint_that_hangs(own: Database) -> None:
+    hanging = asyncio.Event()
+
+    async def hang(_: httpx.Request) -> httpx.Response:
+        hanging.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    for _ in range(BATCH + 5):
+        await _enqueued(own, channels=(notifications.WEBHOOK,))
+    email = await _enqueued(own, channels=(notifications.MAIL,))
+    mailer, http = RecordingMailer(), httpx.AsyncClient(transport=httpx.MockTransport(hang))
+    webhook = Webhook("https://operator.test/hooks", (NEW,), http)
+    of_mail, of_webhook = (
+        NotificationSender(own, mailer, webhook, context=CONTEXT, channels=(channel,))
+        for channel in ("mail", "webhook")
+    )
+    posting = asyncio.create_task(of_webhook.run_once())
+    await hanging.wait()
+    assert await of_mail.run_once() == 1
+    assert [to for to, _, _ in mailer.emails] == [email]
+    assert not posting.done()
+    posting.cancel()
+    await asyncio.wait([posting])
 
 
 async def test_delivery_that_raises_what_nobody_foresaw_is_given_up_and_counted(own: Database) -> None:

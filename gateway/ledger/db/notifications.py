@@ -6,7 +6,7 @@ sends it under the same id. The tables are called `notices` and `notice_deliveri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.db.rows import value
 from gateway.ledger.db.tables import notice_deliveries, notices
 
-MAIL, WEBHOOK = "mail", "webhook"
+MAIL, WEBHOOK = CHANNELS = ("mail", "webhook")
 # In a payload: the address that a mail goes to instead of the user's.
 RECIPIENT = "recipient"
 
@@ -67,7 +67,7 @@ async def enqueue(
 _LEASE = text("""
     WITH due AS (
          SELECT d.notice_id, d.channel FROM notice_deliveries d
-          WHERE d.status = 'pending' AND d.due_at <= now()
+          WHERE d.status = 'pending' AND d.due_at <= now() AND d.channel = ANY(:channels)
           ORDER BY d.due_at LIMIT :limit
             FOR UPDATE SKIP LOCKED),
      leased AS (
@@ -83,9 +83,12 @@ _LEASE = text("""
 """)
 
 
-async def lease(connection: AsyncConnection, *, limit: int, lease_seconds: float) -> tuple[Delivery, ...]:
-    """Leases due deliveries for `lease_seconds`; those not marked by then are due again."""
-    rows = await connection.execute(_LEASE, {"limit": limit, "lease_seconds": lease_seconds})
+async def lease(
+    connection: AsyncConnection, *, channels: Collection[str] = CHANNELS, limit: int, lease_seconds: float
+) -> tuple[Delivery, ...]:
+    """Leases due deliveries by `channels` for `lease_seconds`; those not marked by then are due again."""
+    values = {"channels": list(channels), "limit": limit, "lease_seconds": lease_seconds}
+    rows = await connection.execute(_LEASE, values)
     return tuple(value(Delivery, row) for row in rows)
 
 
