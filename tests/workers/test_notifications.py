@@ -99,6 +99,23 @@ async def test_webhook_signature_is_the_hmac_of_id_time_and_body(own: Database) 
     assert request.headers["webhook-signature"] == expected
 
 
+async def test_body_of_a_response_is_not_read(own: Database) -> None:
+    """It may have no end, or not be what its fields say."""
+
+    async def unread() -> AsyncIterator[bytes]:
+        pytest.fail("the body is read")
+        yield b""
+
+    def accept(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, content=unread())
+
+    await _enqueued(own, channels=(notifications.WEBHOOK,))
+    async with httpx.AsyncClient(transport=httpx.MockTransport(accept)) as http:
+        webhook = Webhook("https://operator.test/hooks", (NEW,), http)
+        await NotificationSender(own, RecordingMailer(), webhook, context=CONTEXT).run_once()
+    assert await _statuses(own) == {"webhook": "delivered"}
+
+
 async def test_failed_delivery_is_retried_under_the_same_id(own: Database) -> None:
     mailer, system = RecordingMailer(failures=[DeliveryFailed("away")]), OperatorSystem(statuses=[500, 302])
     await _enqueued(own)
