@@ -50,13 +50,19 @@ def test_files_that_cannot_be_read_are_a_mistake(
         load(tmp_path / "gateway.yaml", SECRETS)
 
 
-@pytest.mark.parametrize("sender", ["Acme, Inc. <noreply@acme.test>", "noreply", "Acme <>", "a@acme.test, b@acme.test"])
+@pytest.mark.parametrize(
+    "sender",
+    [
+        *("Acme, Inc. <noreply@acme.test>", "noreply", "Acme <>", "a@acme.test, b@acme.test"),
+        *("Acme: noreply@acme.test;", "Acme: <noreply@acme.test>", "Acme: Billing <noreply@acme.test>;"),
+    ],
+)
 def test_sender_that_is_not_one_address_is_a_mistake(tmp_path: Path, sender: str) -> None:
     with pytest.raises(ConfigError, match=r"mail\.from: must be one address"):
         load(None, SECRETS | {"GATEWAY_MAIL__FROM": sender, "GATEWAY_DATA_DIR": str(tmp_path)}, persist_secrets=False)
 
 
-@pytest.mark.parametrize("sender", ["gateway@localhost", '"Acme, Inc." <noreply@acme.test>', "Café <n@acme.test>"])
+@pytest.mark.parametrize("sender", ["gateway@localhost", '"Acme, Inc.: 1;2" <noreply@acme.test>', "Café <n@acme.test>"])
 def test_sender_may_have_a_name(tmp_path: Path, sender: str) -> None:
     environ = SECRETS | {"GATEWAY_MAIL__FROM": sender, "GATEWAY_DATA_DIR": str(tmp_path)}
     assert load(None, environ, persist_secrets=False).mail.sender == sender

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from email.utils import getaddresses
 from pathlib import Path
@@ -13,6 +14,10 @@ from pydantic import BeforeValidator
 
 from gateway.config.quantities import Kind, Url, about
 from gateway.email_addresses import InvalidEmail, normalised
+
+# RFC 5322 section 3.4: `Team: a@example.com;` is a group, whose name would be lost.
+_OF_GROUPS = re.compile("[:;]")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)')
 
 
 def _smtp_url(value: object) -> str:
@@ -30,7 +35,7 @@ def _smtp_url(value: object) -> str:
 def _sender(value: object) -> str:
     wanted = 'must be one address such as noreply@example.com, or "Acme, Inc." <noreply@example.com>'
     found = getaddresses([value]) if isinstance(value, str) else []
-    if len(found) != 1:
+    if len(found) != 1 or _OF_GROUPS.search(_QUOTED.sub("", str(value))):
         raise ValueError(f"{wanted}, got {value!r}")
     try:
         normalised(found[0][1])
