@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 
 from gateway.api import error_responses
 from gateway.http.problem_types import PROBLEM_TYPES
@@ -134,4 +134,13 @@ async def _show_failure(visit: Visit, error: Exception) -> Response:
     refusal = error.refusal if isinstance(error, AddressRefused) else error_responses.refusal_of(error)
     status = error.status_code if isinstance(error, HTTPException) else PROBLEM_TYPES[refusal.code].status
     title = PROBLEM_TYPES[refusal.code].title
-    return visit.render("failure.html", status=status, title=title, detail=refusal.detail, code=refusal.code)
+    response = visit.render("failure.html", status=status, title=title, detail=refusal.detail, code=refusal.code)
+    if status == 405:
+        response.headers["allow"] = ", ".join(sorted(_allowed(visit.request)))
+    return response
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of a path, each of which may be a route of its own."""
+    found = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in found for method in route.methods or ()}

@@ -75,6 +75,18 @@ async def test_pages_are_for_those_who_signed_in(stack: PortalStack) -> None:
         assert response.headers["location"].startswith("/portal/sign-in")
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/keys", "GET, HEAD"), ("/keys/new", "GET, HEAD, POST"), ("/sign-out", "POST"), ("/sign-in", "GET, HEAD, POST")],
+)
+async def test_method_that_a_page_lacks_is_refused_with_those_that_it_has(
+    stack: PortalStack, path: str, allowed: str
+) -> None:
+    response = await stack.stranger().client.request("DELETE", f"/portal{path}")
+    assert response.status_code == 405
+    assert response.headers["allow"] == allowed
+
+
 async def test_home_shows_what_is_left_what_it_was_used_for_and_what_was_refused(ada: Visitor) -> None:
     text = await ada.get("")
     assert "4.99 <small>USD" in text, "as money, where credits are shown as money"
