@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import date
 from typing import TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
@@ -67,6 +67,11 @@ class Form:
     def raw(self, name: str) -> str:
         """As it was sent, a password for instance."""
         return self._values.get(name, [""])[0]
+
+    def encoded(self, *, without: Collection[str]) -> str:
+        """All that was sent, in one order."""
+        fields = sorted(each for each in self._values.items() if each[0] not in without)
+        return urlencode(fields, doseq=True)
 
     def text(self, name: str) -> str | None:
         return self.raw(name).strip() or None

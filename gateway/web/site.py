@@ -10,6 +10,7 @@ from datetime import timedelta
 from secrets import token_urlsafe
 from typing import Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
+from uuid import uuid4
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
@@ -70,6 +71,7 @@ def environment() -> Environment:
     )
     made.filters |= {**FILTERS, "label": label}
     made.globals |= {"line_chart": line_chart, "bar_chart": bar_chart, "feature_names": feature_names}
+    made.globals["new_id"] = lambda: uuid4().hex
     return made
 
 
@@ -125,6 +127,14 @@ class Visit:
         flash = self._take_flash()
         more = {"visit": self, "path": self.request.url.path, "flash": flash, "form_token": self.form_token()}
         response = self.site.render(template, {**self.shared, **more, **context}, status=status)
+        self.cookies.apply(response)
+        return response
+
+    def repeat(self, status: int, body: bytes) -> Response:
+        """What was answered before: a page, or a redirect to a path of the site."""
+        if status == 303:
+            return self.redirect(body.decode(), "This was done already, and not again.")
+        response = HTMLResponse(body, status, headers=_HEADERS)
         self.cookies.apply(response)
         return response
 

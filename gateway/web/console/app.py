@@ -6,7 +6,6 @@ from decimal import Decimal
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -67,7 +66,6 @@ def build_console(
 ) -> ASGIApp:
     """The ASGI application. `secret` signs its cookies: another one ends all sessions."""
     site = Site(ROOT, name="console", secret=secret, branding=Branding(name="Gateway console"), menu=MENU)
-    site.environment.globals |= {"new_id": lambda: uuid4().hex}
     site.environment.filters |= {"round_money": round_money, "worth": partial(worth, admin.credit_value)}
     console = Console(site, admin, settings or ConsoleSettings(), provider)
     routes: list[BaseRoute] = list(sign_in.strangers.routes(site, partial(enter_stranger, console)))

@@ -21,6 +21,7 @@ from gateway.clock import monotonic_seconds, now
 from gateway.web.forms import Form
 from gateway.web.pages import PageRoutes
 from gateway.web.portal.customer import Customer, Portal
+from gateway.web.portal.once import once
 from policies.model import Route
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList, ReaderName
@@ -55,6 +56,7 @@ async def show_first_call(page: Customer) -> Response:
 
 
 @customers.post("/first-call")
+@once(repeats_to="/usage")
 async def send_test_call(page: Customer) -> Response:
     """By the key in the form, or by one that lives for the call alone."""
     form = page.visit.form

@@ -13,6 +13,7 @@ from gateway.web.forms import Form, end_of_day, in_address
 from gateway.web.pages import PageRoutes, uuid_in_path
 from gateway.web.portal.customer import Customer
 from gateway.web.portal.first_call import examples, first_route
+from gateway.web.portal.once import once
 
 ROWS = 25
 # Of the API, by what they are made of.
@@ -40,6 +41,7 @@ async def show_new_key(page: Customer) -> Response:
 
 
 @customers.post("/keys/new")
+@once()
 async def submit_new_key(page: Customer) -> Response:
     form = page.visit.form
 
@@ -82,6 +84,7 @@ async def show_rotation(page: Customer) -> Response:
 
 
 @customers.post("/keys/{key_id}/rotate")
+@once()
 async def submit_rotation(page: Customer) -> Response:
     form, key_id = page.visit.form, uuid_in_path(page.visit, "key_id")
 
