@@ -17,10 +17,11 @@ from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED
 from gateway.api.schemas.fields import Email, Line, Lines, TimeZone
 from gateway.api.schemas.pages import PatchModel, RequestModel, unset
 from gateway.clock import now
-from gateway.ledger.accounts import erasure, login_sessions, persons, users
+from gateway.ledger.accounts import erasure, login_sessions, one_time_tokens, persons, users
 from gateway.ledger.db import notifications
 from gateway.ledger.db.outbox import bump_account
 from policies.access.persons import digest
+from policies.access.tokens import Purpose
 
 router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
 
@@ -92,7 +93,7 @@ async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, addre
 
 @router.post("/password", status_code=204, summary="Change your password", responses=THROTTLED)
 async def change_password(body: PasswordChange, me: Me, dependencies: DependenciesDep, address: ClientAddress) -> None:
-    """Your other sessions end."""
+    """Your other sessions end, and a mail to set a new password that was asked for before is good no longer."""
     await check_new_password(body.new_password, email=me.user.email, field="new_password")
     checked = await _check(dependencies, me, body.current_password, field="current_password", address=address)
     password_hash = await dependencies.hasher.hash(body.new_password, address=address)
@@ -100,6 +101,7 @@ async def change_password(body: PasswordChange, me: Me, dependencies: Dependenci
         await _check_unchanged(change.connection, me, checked, field="current_password")
         await users.patch(change.connection, me.id, password_hash=password_hash)
         await login_sessions.revoke_all(change.connection, me.id, exclude=me.session_id)
+        await one_time_tokens.revoke(change.connection, me.id, Purpose.RESET_PASSWORD)
         await change.record("account.change_password", "user", entity_id=me.id)
         await notifications.enqueue(change.connection, me.id, kind="account.password_changed", payload={})
 

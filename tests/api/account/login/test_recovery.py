@@ -114,6 +114,16 @@ async def test_password_reset_ends_every_session(account_api: AccountApi) -> Non
     assert (await account_api.audited(customer.id))[-1] == "account.reset_password"
 
 
+async def test_reset_token_of_before_a_changed_password_is_refused(account_api: AccountApi) -> None:
+    """Whoever reads the owner's mail may have asked for it."""
+    customer = await account_api.customer()
+    token = await _asked(account_api, customer)
+    await customer.post("/me/password", {"current_password": PASSWORD, "new_password": NEW}, status=204)
+    refused = {"token": token, "password": "a third horse, a third battery"}
+    await account_api.call("/auth/reset-password", refused, status=422)
+    await account_api.log_in(customer.email, NEW)
+
+
 async def test_reset_token_works_once_even_for_two_at_once(account_api: AccountApi) -> None:
     token = await _asked(account_api, await account_api.customer())
     body = {"token": token, "password": NEW}
