@@ -165,7 +165,10 @@ class OpenIdProvider:
         name = checked_name(claims.get(settings.user_claim))
         if name is None:
             raise SignInFailed(f"The provider does not say who you are: it gave no `{settings.user_claim}`.")
-        if settings.user_claim == "email" and claims.get("email_verified") is False:
+        if settings.user_claim == "email" and claims.get("email_verified") in (
+            False,
+            "false",
+        ):  # some providers write it as text
             raise SignInFailed("Your address is not verified at the provider.")
         listed = claims.get(settings.groups_claim)
         groups = frozenset(each for each in (listed if isinstance(listed, list) else [listed]) if isinstance(each, str))

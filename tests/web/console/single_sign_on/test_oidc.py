@@ -106,6 +106,7 @@ WRONG_CLAIMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "a name that is none": lambda claims: {**claims, "email": ["ada@example.com"]},
     "a name of several lines": lambda claims: {**claims, "email": "ada\nadmin"},
     "an address that is not verified": lambda claims: {**claims, "email_verified": False},
+    "an address that is not verified, as text": lambda claims: {**claims, "email_verified": "false"},
     "no group": lambda claims: without(claims, "groups"),
     "groups that mean nothing here": lambda claims: {**claims, "groups": ["sales", "*", "all"]},
     "groups of another form": lambda claims: {**claims, "groups": {"support": True}},
