@@ -11,6 +11,7 @@ import httpx
 from gateway.api.account.authentication import Session, find_user, session_of
 from gateway.api.account.dependencies import AccountDependencies
 from gateway.api.account.login.password_login import check_password
+from gateway.api.account.login.sessions import end_session
 from gateway.api.checkout import CheckoutService
 from gateway.api.errors import NotAuthenticated
 from gateway.clock import now
@@ -124,6 +125,13 @@ def begin(
     claims = {"sid": str(session_id), "proven": int(now().timestamp()), "return_url": return_url}
     signed = portal.site.signer.sign(_AUDIENCE, claims, lifetime=lifetime)
     visit.cookies.set(_COOKIE, signed, max_age=lifetime)
+
+
+async def end_former(visit: Visit, portal: Portal) -> None:
+    """Ends the session that this browser has, before another takes the place of its cookie."""
+    claims = portal.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))
+    if claims is not None:
+        await end_session(portal.account, UUID(claims["sid"]))
 
 
 def forget(visit: Visit) -> None:

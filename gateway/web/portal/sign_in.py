@@ -13,7 +13,7 @@ from gateway.api.account.login.sessions import Login, Registration
 from gateway.api.account.schemas import TokenPair
 from gateway.api.hand_over import SESSION_LIFETIME
 from gateway.web.pages import PageRoutes
-from gateway.web.portal.customer import Customer, Stranger, begin, forget
+from gateway.web.portal.customer import Customer, Stranger, begin, end_former, forget
 from gateway.web.site import Visit
 
 strangers: PageRoutes[Stranger] = PageRoutes()
@@ -40,6 +40,7 @@ async def submit_sign_in(page: Stranger) -> Response:
     session_id = None if pair is None else account.tokens.read(pair.access_token)
     if session_id is None:
         return _sign_in_page(page, status=form.status)
+    await end_former(visit, page.portal)
     begin(visit, page.portal, session_id)
     return visit.redirect(visit.local(form.raw("next")))
 
@@ -56,6 +57,7 @@ async def enter(page: Stranger) -> Response:
     """The link of a session that a product hands over."""
     code = page.visit.request.query_params.get("code", "")[:MAX_CODE_CHARACTERS]
     entered = await handed_over.redeem(page.portal.account, code, address=page.visit.address)
+    await end_former(page.visit, page.portal)
     begin(page.visit, page.portal, entered.session_id, lifetime=SESSION_LIFETIME, return_url=entered.return_url)
     return page.visit.redirect("")
 

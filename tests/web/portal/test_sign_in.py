@@ -92,6 +92,17 @@ async def test_signing_in_leads_back_to_the_page_that_was_asked_for(stack: Porta
         visitor.client.cookies.delete("__Host-gateway_portal_session")
 
 
+async def test_signing_in_again_ends_the_session_that_the_browser_had(stack: PortalStack) -> None:
+    customer, elsewhere = await stack.customer(), stack.stranger()
+    elsewhere.client.cookies.update(customer.client.cookies)
+    await elsewhere.get("")
+    await customer.submit("/sign-in", email=customer.email, password="wrong", status=401)
+    await elsewhere.get("")
+    await customer.submit("/sign-in", email=customer.email, password=PASSWORD)
+    await elsewhere.get("", status=303)
+    await customer.get("")
+
+
 async def test_form_of_a_session_that_has_ended_is_told_to_have_done_nothing(stack: PortalStack) -> None:
     customer = await stack.customer()
     fields = {"form_token": form_token(await customer.get("/alerts")), "percents": "50"}
