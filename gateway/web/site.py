@@ -194,8 +194,9 @@ def local_path(root: str, path: str | None) -> str:
         parts = urlsplit(path)
     except ValueError:  # `//[`
         return ""
+    dotted = parts.path.lower().replace("%2e", ".")  # which browsers take for a dot
     is_below = parts.path == root or parts.path.startswith(f"{root}/")
-    if parts.scheme or parts.netloc or not is_below or "//" in parts.path or ".." in parts.path:
+    if parts.scheme or parts.netloc or not is_below or "//" in parts.path or ".." in dotted:
         return ""
     query = f"?{quote(parts.query, safe='=&%+:,-._~')}" if parts.query else ""
     return parts.path.removeprefix(root) + query

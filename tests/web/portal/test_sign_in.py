@@ -82,6 +82,7 @@ async def test_signing_in_leads_back_to_the_page_that_was_asked_for(stack: Porta
         "https://evil.example/": "/portal",
         "//evil.example/portal": "/portal",
         "/portal/../admin": "/portal",
+        "/portal/%2e%2E/admin": "/portal",
         "/portal\\@evil.example": "/portal",
         "/portalx": "/portal",
         "//[": "/portal",
