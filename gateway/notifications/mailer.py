@@ -20,6 +20,8 @@ TIMEOUT_SECONDS = 15.0
 _PORTS = {"smtp": 587, "smtps": 465}
 # RFC 5321 section 4.2.1: permanent negative replies begin with 5.
 _FINAL = range(500, 600)
+# RFC 4954 section 6, which may come at any command.
+_OF_LOGIN = frozenset({530, 534, 535, 538})
 _log = structlog.get_logger()
 
 
@@ -92,6 +94,7 @@ def _message(to: str, email: Email, *, sender: Address, message_id: str) -> Emai
 
 
 def _delivery_failed(response: aiosmtplib.SMTPResponseException) -> DeliveryFailed:
-    # A refused login is temporary: the operator can correct the password.
-    is_final = response.code in _FINAL and not isinstance(response, aiosmtplib.SMTPAuthenticationError)
+    """Final is what is said of this mail alone. The operator can correct a login or sender that is refused."""
+    is_of_mail = isinstance(response, aiosmtplib.SMTPRecipientRefused | aiosmtplib.SMTPDataError)
+    is_final = is_of_mail and response.code in _FINAL and response.code not in _OF_LOGIN
     return DeliveryFailed(f"{response.code} {response.message}", is_final=is_final)

@@ -70,6 +70,9 @@ async def test_sender_is_an_address_of_the_dns(sender: str, address: str) -> Non
         ("RCPT", "450 try later", False),
         ("DATA", "554 refused", True),
         ("MAIL", "451 busy", False),
+        ("MAIL", "530 authentication required", False),
+        ("MAIL", "550 this sender is not yours", False),
+        ("RCPT", "530 authentication required", False),
     ],
 )
 async def test_permanent_refusal_differs_from_a_temporary_one(command: str, answer: str, is_final: bool) -> None:
