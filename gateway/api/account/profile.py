@@ -27,7 +27,7 @@ router = APIRouter(prefix="/me", tags=["account"], responses=SIGNED_IN)
 
 
 class ProfilePatch(PatchModel):
-    """A new address takes the password, and has to be verified again."""
+    """A new address takes the password, and has to be verified again: by a mail, of which there are few in an hour."""
 
     name: Line | None = None
     company: Line | None = None
@@ -60,6 +60,7 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
     checked = None
     if is_moving:
         checked = await _check(dependencies, me, password, field="password", address=address)
+        await dependencies.throttle.take(throttling.of_mail(str(me.id), address))
         changes["email_verified_at"] = None
     async with me.unit_of_work.change() as change:
         before = Profile.model_validate(me.user)

@@ -62,6 +62,16 @@ async def test_former_address_is_told_of_a_move_where_it_was_verified(
     assert told == ([customer.email] if was_verified else [])
 
 
+async def test_new_addresses_are_as_few_as_the_mails_that_an_account_may_ask_for(account_api: AccountApi) -> None:
+    """Each gets a mail, whoever has it, and each tells whether it has an account."""
+    customer = await account_api.customer()
+    for status in (*[200] * 5, 429):
+        moved = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+        await customer.call("PATCH", "/me", json=moved, status=status)
+    await customer.call("PATCH", "/me", json={"name": "Ada"})
+    assert (await account_api.notifications_of(customer.id)).count("account.verify_email") == 5
+
+
 async def test_account_is_not_deleted_without_its_password(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     for body in ({}, {"password": "guess"}):
