@@ -6,13 +6,14 @@ stores.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
 from gateway.cli.console import ConfigFile, load_config
-from gateway.config import Config
+from gateway.config import Config, with_reloaded
 from gateway.runtime.roles import Wiring, run_child
 from gateway.runtime.serving import Role
 
@@ -27,14 +28,19 @@ def child(
     portal: Annotated[str | None, typer.Option()] = None,
     public: Annotated[str, typer.Option()] = "",
     config: ConfigFile = None,
+    started: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Serves its roles until a signal or the end of its supervisor.
 
     `listen` are the descriptors of its sockets, `line` that of the line to its supervisor. The portal answers at
-    `portal`, public listeners at `public`.
+    `portal`, public listeners at `public`. `started` is the configuration with which the gateway started: of another
+    that was accepted since, a process takes what a reload applies.
     """
 
     def read() -> Config:
         return load_config(config, roles=roles)
 
-    uvloop.run(run_child(read(), roles, Wiring(line, listen, portal, public), reload_config=read))
+    loaded = read()
+    if started is not None and started.read_text("utf-8") != loaded.text:
+        loaded = with_reloaded(load_config(started, roles=roles), loaded)
+    uvloop.run(run_child(loaded, roles, Wiring(line, listen, portal, public), reload_config=read))

@@ -16,7 +16,7 @@ from gateway.config.plans import Billing, Pack, PlanSpec, TierSpec, default_plan
 from gateway.config.quantities import Address, IPNetwork
 from gateway.config.secrets import Secrets
 from gateway.config.server import Server
-from gateway.config.summary import describe, plans_to_apply, settings_for_restart, warnings
+from gateway.config.summary import describe, plans_to_apply, settings_for_restart, warnings, with_reloaded
 
 __all__ = [
     "Address",
@@ -44,4 +44,5 @@ __all__ = [
     "plans_to_apply",
     "settings_for_restart",
     "warnings",
+    "with_reloaded",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
@@ -43,6 +43,12 @@ def describe(config: Config) -> str:
         *(f"warning: {warning}" for warning in warnings(config)),
     ]
     return "\n".join(lines)
+
+
+def with_reloaded(running: Config, read: Config) -> Config:
+    """What a running gateway goes by once SIGHUP has applied `read`."""
+    whole = {name: getattr(read, name) for name in RELOADED if "." not in name}
+    return replace(running, server=replace(running.server, cors=read.server.cors), **whole)
 
 
 def settings_for_restart(running: Config, read: Config) -> list[str]:

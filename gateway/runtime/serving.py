@@ -80,17 +80,17 @@ async def serving(
             settings=settings,
         )
         drain_seconds = config.server.drain_timeout_seconds
-        accepted = _AcceptedFile(Path(metrics_dir, "gateway.yaml"), config.text)
+        files = _ConfigFiles(Path(metrics_dir), config.text)
         supervisor = Supervisor(
-            inherited, metrics_dir=metrics_dir, drain_timeout_seconds=drain_seconds, before_start=accepted.ensure
+            inherited, metrics_dir=metrics_dir, drain_timeout_seconds=drain_seconds, before_start=files.ensure
         )
-        reloading = _Reloading(config, reload_config, apply, accepted=accepted, supervisor=supervisor)
+        reloading = _Reloading(config, reload_config, apply, files=files, supervisor=supervisor)
         health = GroupHealth(supervisor.reports)
         hosts = KnownHosts((config.server.health.host, *config.server.admin_hosts))
         await stack.enter_async_context(serving_health(probed, health, metrics_dir, hosts=hosts))
-        specs = _children(accepted.path, roles, listeners, portal)
+        specs = _children(files.arguments, roles, listeners, portal)
         if upstream is not None:
-            specs.append(_bundled_upstream(accepted.path, upstream))
+            specs.append(_bundled_upstream(files.arguments, upstream))
         try:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.start)
             await supervisor.start(specs)
@@ -163,7 +163,7 @@ def _close(bound: Mapping[Role, Sequence[socket.socket]]) -> None:
 
 
 def _children(
-    config: Path,
+    config: Sequence[str],
     roles: Sequence[Role],
     listeners: Mapping[Role, Sequence[socket.socket]],
     portal: socket.socket | None,
@@ -172,7 +172,7 @@ def _children(
 
     The portal joins that one, or has its own where there is none.
     """
-    where: tuple[str, ...] = ("--config", str(config))
+    where = tuple(config)
     if portal is not None:
         where += ("--portal", str(Address(*portal.getsockname())), "--public", url_of(listeners[Role.PROXY][0]))
     children = [
@@ -195,32 +195,38 @@ def _children(
     return children
 
 
-def _bundled_upstream(config: Path, listening: socket.socket) -> ChildSpec:
-    arguments, withheld = ("child", Role.UPSTREAM, "--config", str(config)), withheld_from(Role.UPSTREAM)
+def _bundled_upstream(config: Sequence[str], listening: socket.socket) -> ChildSpec:
+    arguments, withheld = ("child", Role.UPSTREAM, *config), withheld_from(Role.UPSTREAM)
     return ChildSpec("upstream", arguments, (listening,), stage="upstream", withheld=withheld)
 
 
-class _AcceptedFile:
-    """The configuration that was accepted last, as processes read it whenever they start or reload.
+class _ConfigFiles:
+    """What processes read whenever they start or reload: the configuration of the start, and the one accepted last.
 
-    The operator's file may have changed since, and may be invalid. `path` is in a folder of this gateway alone.
+    The operator's file may have changed since, and may be invalid. `folder` is of this gateway alone.
     """
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path = path
-        self._text = text
+    def __init__(self, folder: Path, text: str) -> None:
+        self._accepted, self._started = folder / "gateway.yaml", folder / "started.yaml"
+        self._texts = {self._accepted: text, self._started: text}
+        self.arguments = ("--config", str(self._accepted), "--started", str(self._started))
 
     def ensure(self) -> None:
-        """Writes it unless it is there: machines clear folders for temporary files. Raises OSError."""
-        if not self.path.exists():
-            self.replace(self._text)
+        """Writes those that are not there: machines clear folders for temporary files. Raises OSError."""
+        for path, text in self._texts.items():
+            if not path.exists():
+                _replace(path, text)
 
-    def replace(self, text: str) -> None:
-        """Raises OSError; then it stays as it is."""
-        draft = self.path.with_suffix(".new")
-        draft.write_text(text, "utf-8")
-        draft.replace(self.path)
-        self._text = text
+    def accept(self, text: str) -> None:
+        """Raises OSError; then all stays as it is."""
+        _replace(self._accepted, text)
+        self._texts[self._accepted] = text
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_suffix(".new")
+    draft.write_text(text, "utf-8")
+    draft.replace(path)
 
 
 class _Reloading:
@@ -232,13 +238,13 @@ class _Reloading:
         read: Callable[[], Config],
         apply: Callable[[Config], Awaitable[None]],
         *,
-        accepted: _AcceptedFile,
+        files: _ConfigFiles,
         supervisor: Supervisor,
     ) -> None:
         self._running = running
         self._read = read
         self._apply = apply
-        self._accepted = accepted
+        self._files = files
         self._supervisor = supervisor
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -252,7 +258,7 @@ class _Reloading:
         async with self._lock:
             try:
                 config = self._read()
-                self._accepted.replace(config.text)
+                self._files.accept(config.text)
             except (ConfigError, OSError) as error:
                 metrics.CONFIG_RELOADS.labels("refused").inc()
                 _log.error("configuration_refused", problems=str(error))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import describe, load, plans_to_apply, settings_for_restart, warnings
+from gateway.config import describe, load, plans_to_apply, settings_for_restart, warnings, with_reloaded
 
 SECRETS = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
 
@@ -83,6 +83,10 @@ plans: [{id: one, name: One, price: 2}, {id: two, name: Two, price: 2}]
         *("server.public", "server.drain_timeout", "database.url", "redis.url", "redis.timeout", "secrets")
     ]
     assert plans_to_apply(running, read) == ["one"]
+    reloaded = with_reloaded(running, read)
+    assert settings_for_restart(running, reloaded) == []
+    assert reloaded.routes == read.routes
+    assert reloaded.server.cors == read.server.cors
 
 
 def test_likely_mistake_is_a_warning(tmp_path: Path) -> None:

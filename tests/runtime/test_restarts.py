@@ -34,8 +34,24 @@ async def test_process_starts_again_with_the_configuration_that_was_accepted_las
         _kill_public_worker(served)
         await eventually(lambda: served.said("process_restarted") == 1, PATIENCE_SECONDS)
 
-        assert await _status(served, "/v1/there") == 502
+        assert await _status(served, served.head("/v1/there")) == 502
         assert served.said("process_restart_failed") == 0
+
+
+async def test_process_starts_again_with_the_settings_of_the_start_that_need_a_restart(
+    tmp_path: Path, own_database_url: str, redis_url: str
+) -> None:
+    async with serving(tmp_path, DOCUMENT, database_url=own_database_url, redis_url=redis_url) as served:
+        served.path.write_text(OTHER.replace("{timeout: 5s}", "{timeout: 5s, partitions: 7}\nkeys: {query: key}"))
+        served.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: served.said("configuration_reloaded") == 2, PATIENCE_SECONDS)
+        assert served.said("restart_needed") == 1
+        _kill_public_worker(served)
+        await eventually(lambda: served.said("process_restarted") == 1, PATIENCE_SECONDS)
+
+        assert await _status(served, served.head("/v1/there")) == 502
+        by_query = f"GET /v1/there?key={served.key} HTTP/1.1\r\nhost: gateway.test\r\n\r\n".encode()
+        assert await _status(served, by_query) == 401, "queries hold no keys until a restart"
 
 
 async def test_stop_while_a_process_starts_again_is_orderly(
@@ -66,11 +82,11 @@ def _serves_calls(process: psutil.Process) -> bool:
         return False
 
 
-async def _status(served: Served, target: str) -> int:
+async def _status(served: Served, head: bytes) -> int:
     """Of a call, which waits in the socket until a process takes it."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         reader, writer = await served.connect()
-        writer.write(served.head(target))
-        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        response = await reader.readuntil(b"\r\n\r\n")
         writer.transport.abort()
-    return int(head[9:12])
+    return int(response[9:12])
