@@ -19,19 +19,41 @@ PRESETS: Mapping[str, str] = {
     "customers": "customers, products and plans with the ids of a payment provider",
 }
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_FLAG = "tag:yaml.org,2002:bool"
+_TAG = "tag:yaml.org,2002:"
+_CORE = {
+    "null": (r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    "bool": (r"true|True|TRUE|false|False|FALSE", tuple("tTfF")),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", tuple("-+0123456789")),
+    "float": (r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]+", tuple("-+0123456789")),
+    "merge": (r"<<", ("<",)),
+}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2, as gateway.yaml is read: `on` and `no` are text, as they are in columns."""
+    """The core schema of YAML 1.2, as gateway.yaml is read: `no`, `010` and `1:30` are text, as they are in columns.
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
-        first: [each for each in forms if each[0] != _FLAG]
-        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    Keys are text too, and none is written twice.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - as the base class has it
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        found: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: dict[str, int] = {}
+        for key, _ in found.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a list or a map", problem_mark=key.start_mark)
+            if key.value in seen:
+                problem = f"{key.value} is written twice, first on line {seen[key.value]}"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen[key.value] = key.start_mark.line + 1
+            if key.tag != f"{_TAG}merge":
+                key.tag = f"{_TAG}str"
+        return found
 
 
-_Loader.add_implicit_resolver(_FLAG, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+for _name, (_form, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^(?:{_form})$"), list(_first))
 
 
 class InvalidMapping(ValueError):  # noqa: N818 - named for the condition

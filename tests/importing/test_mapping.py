@@ -56,7 +56,15 @@ def test_each_preset_reads_its_example_and_is_named_for_it(name: str) -> None:
         ("source: acme\nusers: {table: u, fields: {name: n}}", "users.fields: email is required"),
         ("source: acme\nusers: {table: u, fields: {email: {column: e, value: x}}}", "needs one of column, columns"),
         ("source: acme\nusers: {table: u, fields: {email: {column: e, split: ''}}}", "split: String should have"),
-        ("source: acme\nusers: {table: u, fields: {email: {value: 2026-02-30}}}", "acme.yaml: .* day is out of range"),
+        (
+            "source: acme\nusers: {table: u, fields: {email: {value: !!timestamp 2026-02-30}}}",
+            "acme.yaml: .* day is out of range",
+        ),
+        (
+            "source: acme\nusers: {table: u, fields: {email: a,\n email: b}}",
+            "email is written twice, first on line 2.*\n.*line 3",
+        ),
+        ("source: acme\nusers: {table: u, fields: {[a]: b}}", "a key is a list or a map"),
         ("source: !!int ''", "acme.yaml: has a value that cannot be read"),
         ("[" * 3000, "acme.yaml: has a value that cannot be read"),
     ],
@@ -286,11 +294,36 @@ def test_only_hashes_that_a_login_can_verify_at_a_bounded_cost_are_taken() -> No
     assert not any(map(is_verifiable, (BCRYPT, dear, ARGON2ID.replace("t=2", "t=99"), "plain", "")))
 
 
-@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "true"])
+@pytest.mark.parametrize(
+    "word", ["on", "off", "yes", "no", "true", "null", "010", "0x1f", "1:30", "1_000", "1.10", "+1"]
+)
 def test_words_of_a_map_are_those_of_the_column(word: str) -> None:
     written = f"source: acme\nusers: {{table: u, fields: {{email: e, status: {{column: s, map: {{{word}: active}}}}}}}}"
     users = parse(written, name="acme.yaml").tables()[Section.USERS]
     assert users.fields["status"].translations == {word: "active"}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("2026-03-01", "2026-03-01"),
+        ("1e3", "1e3"),
+        ("no", "no"),
+        ("7", 7),
+        ("~", None),
+    ],
+)
+def test_values_of_a_mapping_are_what_gateway_yaml_would_read(written: str, read: object) -> None:
+    text = f"source: acme\nusers: {{table: u, fields: {{email: e, name: {{value: {written}}}}}}}"
+    assert parse(text, name="acme.yaml").tables()[Section.USERS].fields["name"].value == read
+
+
+def test_fields_of_a_mapping_can_be_shared_by_an_anchor() -> None:
+    text = "source: acme\nusers: {table: u, fields: &same {email: e, name: n}}\n"
+    text += "keys: {table: k, fields: {<<: {user: id}, user: u, key: k}}"
+    assert parse(text, name="acme.yaml").tables()[Section.KEYS].fields["user"].column == ("u",)
 
 
 async def test_a_later_section_that_does_not_fit_writes_nothing(
