@@ -20,7 +20,7 @@ from gateway.backup.backup_file import FORMAT, JOURNAL, BackupWriter, Manifest, 
 from gateway.backup.journal_copy import copy_journal
 from gateway.ledger.db import bulk_copy, month_partitions, schema
 from gateway.ledger.db.bulk_copy import TableColumns
-from gateway.ledger.db.session import Database
+from gateway.ledger.db.session import Database, lift_timeouts
 from gateway.meter.journal import Journal
 
 _SERVER = text("SELECT current_setting('server_version') AS version, now() AS moment")
@@ -44,6 +44,7 @@ async def back_up(database: Database, journal: Journal | None, path: Path) -> Ma
             tables = await bulk_copy.list_tables(connection)
         async with database.snapshot() as connection:
             await bulk_copy.lock_tables(connection, tables)
+            await lift_timeouts(connection)
             manifest = await _copy_database(connection, tables, writer, journal_entries=entries)
         writer.add_manifest(manifest)
     return manifest

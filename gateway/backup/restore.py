@@ -21,7 +21,7 @@ from gateway.ledger.accounts import peppers
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db import bulk_copy, month_partitions, schema
 from gateway.ledger.db.bulk_copy import TableColumns
-from gateway.ledger.db.session import Database
+from gateway.ledger.db.session import Database, lift_timeouts
 from gateway.ledger.usage import journal_offsets, meter_epochs, sink_hours
 from gateway.workers.usage.entry_writing import Entries, PartitionEntry, Written, write_valid
 from policies.usage.account_load import id_order
@@ -73,6 +73,7 @@ async def restore(
             f" (its newest is {schema.head()}): restore it with that release, or a newer one"
         )
     async with database.transaction() as connection:
+        await lift_timeouts(connection)
         await _clear(connection, replace=replace)
         await schema.upgrade_within(connection, revision)
         rows, skipped = await _load(connection, backup)

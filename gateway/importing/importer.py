@@ -28,7 +28,7 @@ from gateway.importing.targets import Result, Target, UnfitField, Writer
 from gateway.importing.usage import UsageWriter
 from gateway.importing.values import Unfit, reference
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
-from gateway.ledger.db.session import Database
+from gateway.ledger.db.session import Database, lift_timeouts
 from gateway.ledger.usage.ingestion import MalformedLines
 
 BATCH, USAGE_BATCH = 200, 2_000
@@ -104,6 +104,7 @@ class Importer:
         if not self._target.is_dry:
             return await self._import(readers)
         async with self._database.transaction() as connection:
+            await lift_timeouts(connection)
             self._enclosing = connection
             try:
                 return await self._import(readers)
@@ -256,6 +257,7 @@ class Importer:
             yield self._enclosing
             return
         async with self._database.transaction() as connection:
+            await lift_timeouts(connection)
             await connection.execute(_LOCK, {"key": ADVISORY_LOCK})
             yield connection
 

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchTableError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from gateway.ledger.db.session import lift_timeouts
 from gateway.postgres_url import open_tls, parse_postgres_url
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ Run = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 
 _DRIVERS = {"postgresql": "asyncpg", "mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
 _ALIASES = {"postgres": "postgresql"}
+_WAITS_SECONDS = 86_400  # between two statements, while batches are written; MySQL has no word for ever
 MOST_DUPLICATES = 10_000
 
 
@@ -183,6 +185,8 @@ async def _open_postgresql(url: URL) -> AsyncIterator[Run]:
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         await connection.execution_options(**options)
         try:
+            with _failures_typed(url):
+                await lift_timeouts(connection)  # it waits while batches are written
             yield connection.run_sync
         finally:
             await connection.close()
@@ -212,6 +216,7 @@ def _begin(engine: Engine) -> Connection:
         connection.exec_driver_sql("BEGIN")
     else:
         connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        connection.exec_driver_sql(f"SET SESSION wait_timeout = {_WAITS_SECONDS}")
         connection.commit()
         connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
     return connection

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.backup import backup_file, dump
 from gateway.backup.backup_file import BackupDamaged
@@ -35,6 +36,7 @@ from gateway.workers.usage.store_watch import PostgresEpochRegister
 from gateway.workers.usage.usage_writer import UsageWriter
 from policies.usage.epochs import Agreement
 from tests.backup.conftest import PEPPERS, NewDatabase
+from tests.support import databases
 from tests.workers.conftest import PARTITIONS, Backend
 
 # What a restore itself writes.
@@ -153,6 +155,31 @@ async def test_backup_has_the_same_moments_whatever_style_the_database_writes_da
     await restored(tmp_path / "backup", database)
     after = await content(database)
     assert {name for name in before if before[name] != after[name]} <= CHANGED
+
+
+async def test_backup_and_restore_take_as_long_as_they_take_where_transactions_are_bounded(
+    backend: Backend, empty_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, forget = bulk_copy.read_sequences, sink_hours.forget
+
+    async def read_slowly(connection: AsyncConnection) -> dict[str, int]:
+        await asyncio.sleep(1.2)
+        return await read(connection)
+
+    async def forget_slowly(connection: AsyncConnection) -> None:
+        await asyncio.sleep(1.2)
+        await forget(connection)
+
+    monkeypatch.setattr(bulk_copy, "read_sequences", read_slowly)
+    monkeypatch.setattr(sink_hours, "forget", forget_slowly)
+    calls, database = await some_calls(backend, 1), await empty_database()
+    for each in (backend.database, database):
+        await databases.bound_transactions(each.url)
+    reopened = Database(backend.database.url, pool_size=1)
+    await back_up(reopened, backend.journal, tmp_path / "backup")
+    await reopened.close()
+    await restored(tmp_path / "backup", database)
+    assert await calls_of(database) == calls
 
 
 async def test_restored_database_is_copied_to_its_sink_once_more(

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,16 +17,20 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from gateway.cli.records.usage import _export
+from gateway.config import load
 from gateway.embedded.stores import Stores
 from gateway.ledger.credits import grants, movements
 from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage import poison
+from gateway.ledger.usage.history import UsageFilter, UsageRow
 from gateway.ledger.usage.ingestion import ingest
 from policies.usage.records import text as escaped
 from tests.cli.commands import ENVIRON, REPOSITORY
 from tests.cli.test_records import CONFIG, Place
 from tests.ledger.make import a_line, a_user
+from tests.support import databases
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = 3_000
@@ -78,6 +83,29 @@ async def test_usage_export_is_complete_and_in_order_of_time(place: Place, users
     assert (awkward["category"], awkward["status_code"]) == (AWKWARD, "")
     assert awkward["batch_id"] == f"'{FORMULA}"  # text to a spreadsheet
     assert (rows[-1]["cost_usd"], json.loads(rows[-1]["metadata"])) == ("0.012345", {"a": 1})
+
+
+async def test_usage_export_waits_for_its_reader_where_transactions_are_bounded(
+    own_database_url: str, redis_url: str
+) -> None:
+    database = Database(own_database_url)
+    async with database.transaction() as connection:
+        user_id = (await a_user(connection)).id
+        await ingest(connection, [a_line(user_id, at=FIRST) for _ in range(ROWS)])
+    await database.close()
+    await databases.bound_transactions(own_database_url)
+    secrets = {"GATEWAY_ADMIN_TOKEN": "a" * 32, "GATEWAY_KEY_PEPPER": "p" * 32, "GATEWAY_JWT_SECRET": "j" * 32}
+    stores = {"GATEWAY_DATABASE__URL": own_database_url, "GATEWAY_REDIS__URL": redis_url}
+    written: list[UsageRow] = []
+
+    def write_slowly(row: UsageRow) -> None:
+        if not written:
+            time.sleep(1.2)
+        written.append(row)
+
+    config = load(None, secrets | stores)
+    await _export(config, UsageFilter(), None, lambda: write_slowly, shows_progress=False)
+    assert len(written) == ROWS
 
 
 async def test_usage_export_as_json_lines_has_types(place: Place, users: tuple[UUID, UUID]) -> None:

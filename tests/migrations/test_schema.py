@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 
 import asyncpg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
@@ -19,6 +22,7 @@ from gateway.ledger.db import schema
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from gateway.ledger.db.tables import metadata
 from tests.ledger.make import a_user
+from tests.support import databases
 
 
 async def test_the_schema_goes_up_down_to_nothing_and_up_again(empty_url: str) -> None:
@@ -31,6 +35,20 @@ async def test_the_schema_goes_up_down_to_nothing_and_up_again(empty_url: str) -
 
 async def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
     assert await asyncio.gather(*(schema.upgrade(empty_url) for _ in range(3))) == [schema.head()] * 3
+
+
+async def test_upgrade_takes_as_long_as_it_takes_where_transactions_are_bounded(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = command.upgrade
+
+    def upgrade_slowly(config: Config, revision: str) -> None:
+        time.sleep(1.2)
+        upgrade(config, revision)
+
+    monkeypatch.setattr(command, "upgrade", upgrade_slowly)
+    await databases.bound_transactions(empty_url)
+    assert await schema.upgrade(empty_url) == schema.head()
 
 
 async def test_a_database_of_an_unknown_revision_is_left_alone(empty_url: str) -> None:

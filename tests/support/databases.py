@@ -7,6 +7,7 @@ from uuid import uuid4
 import asyncpg
 
 EMPTY = "template0"
+BOUNDS = {"idle_in_transaction_session_timeout": "300ms", "transaction_timeout": "1s"}
 
 
 async def create(server_url: str, template: str = EMPTY) -> str:
@@ -23,6 +24,18 @@ async def create(server_url: str, template: str = EMPTY) -> str:
 async def copy(connection: asyncpg.Connection, template: str, name: str) -> None:
     """Copies files instead of logging their pages, at half the cost."""
     await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+
+
+async def bound_transactions(url: str) -> None:
+    """What an operator may do: bounds all transactions of later connections, and what they wait between statements."""
+    name = url.rpartition("/")[2]
+    connection = await asyncpg.connect(url)
+    try:
+        known = await connection.fetch("SELECT name FROM pg_settings WHERE name = ANY ($1)", list(BOUNDS))
+        for bound in (row["name"] for row in known):
+            await connection.execute(f"ALTER DATABASE {name} SET {bound} = '{BOUNDS[bound]}'")
+    finally:
+        await connection.close()
 
 
 async def remove(url: str) -> None:

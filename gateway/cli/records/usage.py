@@ -25,6 +25,7 @@ from gateway.cli.installation import open_database
 from gateway.cli.transactions import find_user
 from gateway.config import Config
 from gateway.csv_rows import CsvWriter
+from gateway.ledger.db.session import lift_timeouts
 from gateway.ledger.usage.history import UsageFilter, UsageRow, count_usage, stream_usage
 from gateway.ledger.usage.poison import PoisonEntry, list_poison
 
@@ -87,6 +88,7 @@ async def _export(
         if user is not None:
             owner = await find_user(connection, user)
             wanted = UsageFilter(since=wanted.since, until=wanted.until, user_id=owner.id)
+        await lift_timeouts(connection)
         await _copy(connection, wanted, begin(), shows_progress=shows_progress)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import migrations
 from gateway.ledger.db.month_partitions import is_partition
-from gateway.ledger.db.session import Database
+from gateway.ledger.db.session import Database, lift_timeouts
 from gateway.ledger.db.tables import metadata
 
 BASE = "base"
@@ -196,6 +196,7 @@ async def _connection(url: str) -> AsyncIterator[AsyncConnection]:
     database = Database(url, pool_size=1, statement_timeout_seconds=0, lock_timeout_seconds=0)
     try:
         async with database.transaction() as connection:
+            await lift_timeouts(connection)
             yield connection
     finally:
         await database.close()

@@ -8,18 +8,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import text
 
 from gateway.ledger.db import month_partitions
 from gateway.ledger.db.session import Database
 from gateway.ledger.usage.ingestion import ingest
 from policies.usage.records import text as escaped
 from tests.ledger.make import a_line
+from tests.support import databases
 from tests.workers.conftest import Backend
 
 NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
 OLD, KEPT = datetime(2025, 12, 31, 23, 59, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
-BOUNDS = {"idle_in_transaction_session_timeout": "300ms", "transaction_timeout": "1s"}
 AWKWARD = 'a "quoted", comma\nand a line: é'
 
 
@@ -47,11 +46,7 @@ async def names(backend: Backend) -> list[str]:
 @asynccontextmanager
 async def bounded(backend: Backend) -> AsyncIterator[Database]:
     """The database, where an operator bounds all transactions, and what they wait between two statements."""
-    async with backend.database.transaction() as connection:
-        name = await connection.scalar(text("SELECT current_database()"))
-        known = text("SELECT name FROM pg_settings WHERE name = ANY (:bounds)")
-        for bound in await connection.scalars(known, {"bounds": list(BOUNDS)}):
-            await connection.execute(text(f"ALTER DATABASE \"{name}\" SET {bound} = '{BOUNDS[bound]}'"))
+    await databases.bound_transactions(backend.database.url)
     database = Database(backend.database.url, pool_size=2)
     yield database
     await database.close()
