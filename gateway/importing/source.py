@@ -27,7 +27,15 @@ Run = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 
 _DRIVERS = {"postgresql": "asyncpg", "mysql": "pymysql", "mariadb": "pymysql", "sqlite": "pysqlite"}
 _ALIASES = {"postgres": "postgresql"}
-_WAITS_SECONDS = 86_400  # between two statements, while batches are written; MySQL has no word for ever
+# What may end a connection that waits while batches are written, or a long statement. MySQL and MariaDB know others.
+_MYSQL_BOUNDS = {
+    "wait_timeout": 86_400,  # which takes no 0
+    "idle_transaction_timeout": 0,
+    "idle_readonly_transaction_timeout": 0,
+    "max_statement_time": 0,
+    "max_execution_time": 0,
+}
+_BOUNDS_KNOWN = f"SHOW VARIABLES WHERE Variable_name IN {tuple(_MYSQL_BOUNDS)}"
 MOST_DUPLICATES = 10_000
 
 
@@ -216,7 +224,9 @@ def _begin(engine: Engine) -> Connection:
         connection.exec_driver_sql("BEGIN")
     else:
         connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        connection.exec_driver_sql(f"SET SESSION wait_timeout = {_WAITS_SECONDS}")
+        connection.exec_driver_sql("SET SESSION time_zone = '+00:00'")  # a TIMESTAMP is read by it
+        for name in connection.exec_driver_sql(_BOUNDS_KNOWN).scalars().all():
+            connection.exec_driver_sql(f"SET SESSION {name} = {_MYSQL_BOUNDS[name]}")
         connection.commit()
         connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
     return connection

@@ -1,10 +1,14 @@
-"""What an operator bounds in a source, or in the database here, ends no import."""
+"""What an operator bounds in a source, or in the database here, ends no import; nor does its time zone move moments."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
+import sqlalchemy as sa
 
 from gateway.importing.mapping import SourceMapping
 from gateway.importing.sections import Section
@@ -34,3 +38,45 @@ async def test_import_takes_as_long_as_it_takes_where_transactions_are_bounded(
     assert (done.counts, done.problems) == ({"users": 3}, [])
     assert len(await balances(target)) == (0 if is_dry else 3)
     await target.close()
+
+
+async def test_bounds_and_time_zone_of_a_mysql_server_change_nothing(
+    own_database_url: str, new_source: NewSource
+) -> None:
+    url, target = await new_source("mysql"), Database(own_database_url)
+    engine = sa.create_engine(sa.make_url(url).set(drivername="mysql+pymysql"))
+    with engine.begin() as opened:
+        for statement in (
+            "SET time_zone = '+00:00'",
+            "CREATE TABLE people (id int PRIMARY KEY, mail varchar(99), joined timestamp NULL)",
+            "INSERT INTO people VALUES (1, 'ada@example.com', '2026-03-01 12:00:00')",
+        ):
+            opened.exec_driver_sql(statement)
+    users = {"table": "people", "key": "id", "fields": {"email": "mail", "created_at": "joined"}}
+
+    def wait(_section: Section, _done: int, _total: int) -> None:
+        time.sleep(2.2)
+
+    with _of_the_server(engine, wait_timeout="1", time_zone="'+05:30'"):
+        mapping = SourceMapping.model_validate({"source": "acme", "users": users})
+        done = await run_import(target, url, mapping, progress=wait)
+    assert (done.counts, done.problems) == ({"users": 1}, [])
+    async with target.read() as connection:
+        created = await connection.scalar(sa.text("SELECT created_at FROM users"))
+    assert created == datetime(2026, 3, 1, 12, tzinfo=UTC)
+    await target.close()
+    engine.dispose()
+
+
+@contextmanager
+def _of_the_server(engine: sa.Engine, **settings: str) -> Iterator[None]:
+    """What new sessions have meanwhile."""
+    with engine.connect() as opened:
+        before = {name: opened.exec_driver_sql(f"SELECT @@GLOBAL.{name}").scalar_one() for name in settings}
+        try:
+            for name, value in settings.items():
+                opened.exec_driver_sql(f"SET GLOBAL {name} = {value}")
+            yield
+        finally:
+            for name, value in before.items():
+                opened.exec_driver_sql(f"SET GLOBAL {name} = {value!r}")
