@@ -7,6 +7,7 @@ order of each table's key, so that memory is bounded however large a table is.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class SourceDatabase:
         """Raises SourceUnusable."""
         try:
             found: T = await self._run(work)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, UnicodeError) as error:  # the last: a key that is no text
             raise SourceUnusable(f"{self.name}: {_reason(error)}") from error
         return found
 
@@ -237,9 +238,16 @@ def _sqlite_engine(url: URL) -> Engine:
     if not url.database or not Path(url.database).is_file():
         raise SourceUnusable(f"{url.database or 'sqlite'}: there is no such file")
     file = quote(str(Path(url.database).absolute()))
-    return sa.create_engine(
+    engine = sa.create_engine(
         f"sqlite+pysqlite:///file:{file}?mode=ro&uri=true", connect_args={"check_same_thread": False}
     )
+    sa.event.listen(engine, "connect", _read_any_text)
+    return engine
+
+
+def _read_any_text(connection: sqlite3.Connection, _: object) -> None:
+    """SQLite keeps any bytes as text. What is no UTF-8 has half characters, for which its row is refused."""
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
 
 
 def _reason(error: Exception) -> str:

@@ -52,7 +52,7 @@ def text(raw: object) -> str:
     try:
         written.encode()
     except UnicodeEncodeError:
-        raise Unfit("holds half a character") from None
+        raise Unfit("is no UTF-8 text") from None
     return written
 
 

@@ -40,6 +40,26 @@ async def test_import_takes_as_long_as_it_takes_where_transactions_are_bounded(
     await target.close()
 
 
+async def test_text_of_sqlite_that_is_no_utf8_refuses_its_row_alone(
+    own_database_url: str, new_source: NewSource
+) -> None:
+    url, target = await new_source("sqlite"), Database(own_database_url)
+    await write(url, {"people": [{"id": f"p{n}", "mail": email(n)} for n in range(3)]})
+    engine = sa.create_engine(url)
+    with engine.begin() as opened:
+        opened.exec_driver_sql("UPDATE people SET mail = CAST(x'ff40652e636f6d' AS text) WHERE id = 'p1'")
+    users = {"table": "people", "key": "id", "fields": {"email": "mail"}}
+    mapping = SourceMapping.model_validate({"source": "acme", "users": users})
+    done = await run_import(target, url, mapping)
+    assert (done.counts, done.refused) == ({"users": 2}, [("users", "p1", "mail")])
+    with engine.begin() as opened:
+        opened.exec_driver_sql("UPDATE people SET id = CAST(x'ff' AS text) WHERE id = 'p1'")
+    done = await run_import(target, url, mapping)
+    assert done.refused == [("users", r"'\udcff'", "id")]
+    engine.dispose()
+    await target.close()
+
+
 async def test_bounds_and_time_zone_of_a_mysql_server_change_nothing(
     own_database_url: str, new_source: NewSource
 ) -> None:
