@@ -1,7 +1,7 @@
 """A configuration before validation: one tree of plain data with the place of each value.
 
 YAML is read by the core schema of YAML 1.2, in which `no`, `010` and `1:30` are text: in YAML 1.1 they would be false,
-8 and 90. Keys written twice are problems, not overrides.
+8 and 90. Keys written twice are problems, not overrides; so are those without a colon, as `99` in `{price: 9,99}`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _WORDS: Mapping[str, object] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
+_ALONE = "stands without a colon and a value; decimals have a point: 9.99"
 # Settings nest 6 deep at most; an alias inside its own anchor nests for ever.
 _DEEPEST = 16
 
@@ -69,7 +70,7 @@ def read_yaml(text: str, source: str) -> Document:
     except RecursionError:
         document.problems.append(ConfigProblem(Origin(source), "", "is nested too deeply"))
         return document
-    tree = None if root is None else _Builder(document).value(root, ())
+    tree = None if root is None else _Builder(document, text).value(root, ())
     if isinstance(tree, dict):
         document.tree = tree
     elif tree is not None:
@@ -89,8 +90,9 @@ def read_value(text: str) -> object:
 class _Builder:
     """Turns the nodes of one file into plain data, and records their lines and problems."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, text: str) -> None:
         self._document = document
+        self._text = text
 
     def value(self, node: yaml.Node, path: KeyPath) -> object:
         self._document.origins.setdefault(path, Origin(self._document.source, node.start_mark.line + 1))
@@ -117,10 +119,18 @@ class _Builder:
                 continue
             seen[key] = line
             self._document.origins[here] = Origin(self._document.source, line)
+            if self._is_alone(key_node, value_node):
+                self._document.report(here, _ALONE)
             value = self.value(value_node, here)
             if value is not None:
                 tree[key] = value
         return tree
+
+    def _is_alone(self, key: yaml.Node, value: yaml.Node) -> bool:
+        """Whether no colon follows the key. The value of an alias stands before it."""
+        ends, begins = key.end_mark.index, value.start_mark.index
+        is_empty = isinstance(value, yaml.ScalarNode) and value.style is None and not value.value
+        return is_empty and ends <= begins and ":" not in self._text[ends:begins]
 
     def _key(self, node: yaml.Node) -> str:
         return str(node.value) if isinstance(node, yaml.ScalarNode) else "?"
