@@ -43,4 +43,5 @@ def child(
     loaded = read()
     if started is not None and started.read_text("utf-8") != loaded.text:
         loaded = with_reloaded(load_config(started, roles=roles), loaded)
-    uvloop.run(run_child(loaded, roles, Wiring(line, listen, portal, public), reload_config=read))
+    wiring = Wiring(line, listen, portal, public)
+    uvloop.run(run_child(loaded, roles, wiring, reload_config=lambda: with_reloaded(loaded, read())))

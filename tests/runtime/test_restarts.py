@@ -54,6 +54,18 @@ async def test_process_starts_again_with_the_settings_of_the_start_that_need_a_r
         assert await _status(served, by_query) == 401, "queries hold no keys until a restart"
 
 
+async def test_reload_applies_no_setting_that_needs_a_restart(
+    tmp_path: Path, own_database_url: str, redis_url: str
+) -> None:
+    async with serving(tmp_path, DOCUMENT, database_url=own_database_url, redis_url=redis_url) as served:
+        served.path.write_text(OTHER + "keys: {prefix: other}\n")
+        served.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: served.said("configuration_reloaded") == 2, PATIENCE_SECONDS)
+
+        assert await _status(served, served.head("/v1/there")) == 502
+        assert await _status(served, served.head(f"/v1/{served.key}")) == 400, "a path that holds a key is refused"
+
+
 async def test_stop_while_a_process_starts_again_is_orderly(
     tmp_path: Path, own_database_url: str, redis_url: str
 ) -> None:
