@@ -64,7 +64,10 @@ class SourceTable:
 
     def select(self, *what: sa.ColumnElement[Any]) -> sa.Select[Any]:
         found = sa.select(*what).select_from(sa.table(self.name, schema=self.schema))
-        return found if self.where is None else found.where(sa.text(f"({self.where})"))
+        if self.where is None:
+            return found
+        verbatim = self.where.replace(":", r"\:")  # else :true in '{"a":true}' is a parameter
+        return found.where(sa.text(f"({verbatim})"))
 
 
 class SourceDatabase:

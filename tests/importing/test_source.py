@@ -40,6 +40,28 @@ async def test_import_takes_as_long_as_it_takes_where_transactions_are_bounded(
     await target.close()
 
 
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("sqlite", """extra = '{"a":true}' AND mail LIKE '%@%'"""),
+        (
+            "postgresql",
+            """CAST(extra AS jsonb) @> '{"a":true}'::jsonb AND '10:30'::time > '10:29' AND mail LIKE '%@%'""",
+        ),
+        ("mysql", """extra = '{"a":true}' AND mail LIKE '%@%'"""),
+    ],
+)
+async def test_condition_of_a_mapping_reaches_the_source_as_written(
+    kind: str, where: str, own_database_url: str, new_source: NewSource
+) -> None:
+    url, target = await new_source(kind), Database(own_database_url)
+    await write(url, {"people": [{"id": n, "mail": email(n), "extra": '{"a":true}' if n else "{}"} for n in range(3)]})
+    users = {"table": "people", "key": "id", "where": where, "fields": {"email": "mail"}}
+    done = await run_import(target, url, SourceMapping.model_validate({"source": "acme", "users": users}))
+    assert (done.counts, done.problems) == ({"users": 2}, [])
+    await target.close()
+
+
 async def test_text_of_sqlite_that_is_no_utf8_refuses_its_row_alone(
     own_database_url: str, new_source: NewSource
 ) -> None:
