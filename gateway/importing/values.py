@@ -176,7 +176,14 @@ def document(raw: object) -> dict[str, Any]:
     found = _json(raw) if isinstance(raw, str) else raw
     if not isinstance(found, dict):
         raise Unfit(f"is no JSON object: {shown(raw)}")
-    if "\\u0000" in json.dumps(found, default=str):
+    try:
+        written = json.dumps(found, default=str, ensure_ascii=False, allow_nan=False)
+        written.encode()
+    except UnicodeEncodeError:
+        raise Unfit("is no UTF-8 text") from None
+    except ValueError:
+        raise Unfit("holds a number that JSON has no word for") from None
+    if "\\u0000" in written:
         raise Unfit("holds a NUL character")
     return found
 
