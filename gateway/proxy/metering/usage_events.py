@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from gateway.proxy.metering.documents.grammar import ESCAPED_NAME
+from gateway.proxy.metering.documents.grammar import BYTE_ORDER_MARK, ESCAPED_NAME
 from gateway.proxy.metering.documents.values import parse
 from gateway.proxy.metering.framing import media_type
-from gateway.proxy.metering.framing.event_stream import BYTE_ORDER_MARK, END_OF_LINE
+from gateway.proxy.metering.framing.event_stream import END_OF_LINE
 
 MAX_HELD_BYTES = 64 * 1024  # a usage event is smaller
 

@@ -389,6 +389,14 @@ OLLAMA = [
     Case("chat", "ollama", JSON, body(OLLAMA_LAST), used(input=26, output=290), "llama3"),
     Case("lines", "ollama", NDJSON, lines(ollama(), ollama(), OLLAMA_LAST), used(input=26, output=290), "llama3"),
     Case(
+        "lines-after-byte-order-mark",
+        "ollama",
+        NDJSON,
+        b"\xef\xbb\xbf" + lines(OLLAMA_LAST),
+        used(input=26, output=290),
+        "llama3",
+    ),
+    Case(
         "lines-called-json",
         "ollama",
         JSON,

@@ -65,6 +65,14 @@ OPENAI = [
         "gpt-5.6",
     ),
     Case(
+        "chat-after-byte-order-mark",
+        "openai",
+        JSON,
+        b"\xef\xbb\xbf" + body(chat(TRAP, usage=CHAT_USAGE)),
+        CHAT_USED,
+        "gpt-5.6",
+    ),
+    Case(
         "chat-usage-first",
         "openai",
         JSON,

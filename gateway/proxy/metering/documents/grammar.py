@@ -13,6 +13,7 @@ class InvalidJsonError(ValueError):
     """The text is not JSON, is nested too deep, or has a name that its caller refuses."""
 
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # section 8.1: it may be ignored
 _SPACE = rb"[ \t\n\r]*+"
 _ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
 _PLAIN = rb'[^"\\\x00-\x1f]*+'

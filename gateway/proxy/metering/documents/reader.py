@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from gateway.proxy.metering.documents import grammar
 from gateway.proxy.metering.documents.grammar import InvalidJsonError
 from gateway.proxy.metering.documents.scanner import JsonScanner, OnDocument
 from gateway.proxy.metering.documents.selection import COUNTED, Fields, Selection
@@ -131,9 +132,10 @@ class DocumentReader:
         self._scanner, self._is_broken = None, False
 
     def _scan(self) -> JsonScanner:
+        text = b"".join(self._pieces)
         if self._scanner is None:
             self._scanner = JsonScanner(self._selection, self._take, element=self._element)
-        text = b"".join(self._pieces)
+            text = text.removeprefix(grammar.BYTE_ORDER_MARK)
         self._pieces.clear()
         self._waiting_bytes = 0
         if not self._is_broken:
@@ -176,7 +178,7 @@ class DocumentReader:
         """Reads several texts in one, or a part of one."""
         scanner = JsonScanner(self._selection, handle, element=self._element)
         try:
-            scanner.feed(text)
+            scanner.feed(text.removeprefix(grammar.BYTE_ORDER_MARK))
             end = End.WHOLE if scanner.is_closed else End.CUT_OFF
         except InvalidJsonError:
             end = End.INVALID

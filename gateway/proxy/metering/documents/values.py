@@ -41,11 +41,11 @@ parse_plain = partial(jiter.from_json, catch_duplicate_keys=True, allow_inf_nan=
 
 
 def parse(text: bytes) -> Any:
-    """The document of a response. Raises ValueError or RecursionError where it is none."""
+    """The document of a response, after a byte order mark too. Raises ValueError or RecursionError where it is none."""
     try:
         return parse_plain(text)
     except ValueError:
-        return _decoder.decode(text.decode("utf-8", "replace"))
+        return _decoder.decode(text.decode("utf-8-sig", "replace"))
 
 
 def size_of(value: Any) -> int | Decimal | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from gateway.proxy.metering.documents.grammar import BYTE_ORDER_MARK
 from gateway.proxy.metering.documents.reader import DocumentReader
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 END_OF_LINE = re.compile(rb"\r\n?|\n")
 _MAX_NAME_BYTES = 64  # of an event; readers know shorter ones
 _FIELD_BYTES = len(b"event:")  # how much of a line tells the fields that are read
