@@ -227,6 +227,33 @@ GEMINI = [
         "gemini-3",
     ),
     Case(
+        "thoughts-and-tool-use-within-others",
+        "gemini",
+        JSON,
+        body(gemini(923, thoughtsTokenCount=785, toolUsePromptTokenCount=5)),
+        used(input=25, output=918, reasoning=785),
+        "gemini-3",
+    ),
+    Case(
+        "last-without-total",
+        "gemini",
+        SSE,
+        events(gemini(50), gemini(900, is_last=True, totalTokenCount=None)),
+        used(input=20, output=900),
+        "gemini-3",
+    ),
+    Case(
+        "last-with-thoughts-and-without-total",
+        "gemini",
+        SSE,
+        events(
+            gemini(50, thoughtsTokenCount=100, totalTokenCount=170),
+            gemini(140, is_last=True, thoughtsTokenCount=100, totalTokenCount=None),
+        ),
+        used(input=20, output=240, reasoning=100),
+        "gemini-3",
+    ),
+    Case(
         "no-total",
         "gemini",
         JSON,

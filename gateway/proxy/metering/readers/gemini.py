@@ -142,10 +142,20 @@ def _normalize(counts: Counts) -> Usage | None:
 
 
 def _output(counts: Counts, given: int) -> int | None:
-    whole = first(counts, "totalTokenCount")
-    if whole is not None and whole >= given:
-        return whole - given
-    return total(first(counts, "candidatesTokenCount"), first(counts, "thoughtsTokenCount"))
+    whole, candidates = first(counts, "totalTokenCount"), first(counts, "candidatesTokenCount")
+    parts = total(candidates, first(counts, "thoughtsTokenCount"))
+    if whole is None or whole < given:
+        return parts
+    rest = whole - given
+    return rest if parts is None or rest >= parts or _is_sum(counts, whole - (candidates or 0)) else parts
+
+
+def _is_sum(counts: Counts, beside: int) -> bool:
+    """Whether a total that has so many tokens beside its candidates is of these counts, and not of an earlier chunk:
+    the last of some streams has none. Thoughts and tool use may each stand within the others.
+    """
+    beside -= first(counts, "promptTokenCount") or 0
+    return beside in (0, first(counts, "toolUsePromptTokenCount"), first(counts, "thoughtsTokenCount"))
 
 
 _says_more = member_finder("usageMetadata", "error", "finishReason", "blockReason")
