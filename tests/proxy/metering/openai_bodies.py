@@ -264,6 +264,24 @@ OPENAI = [
         used(input=8),
         "text-embedding-3-small",
     ),
+    *(
+        Case(name, "openai", JSON, body({"object": "list", "data": [], "usage": usage}), expected)
+        for name, usage, expected in (
+            ("total-of-embeddings", {"total_tokens": 8}, used(input=8)),
+            ("total-and-input", {"prompt_tokens": 8, "total_tokens": 30}, used(input=8, output=22)),
+            ("total-and-output", {"output_tokens": 8, "total_tokens": 30}, used(input=22, output=8)),
+            ("total-below-input", {"prompt_tokens": 8, "total_tokens": 0.5}, used(input=8)),
+        )
+    ),
+    Case(
+        "total-of-chat",
+        "openai",
+        JSON,
+        body({"choices": [], "usage": {"total_tokens": 8}}),
+        None,
+        None,
+        MissingReason.ABSENT,
+    ),
     Case(
         "images",
         "openai",

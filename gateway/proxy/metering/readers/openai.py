@@ -66,6 +66,8 @@ _RESPONSE = select(
     sizes=("choices",),
     texts=_TEXTS,
 )
+_GENERATED = frozenset({"choices", "error", "status", "text"})  # what only a response that generates has
+_TOTAL = "total_tokens"
 _INPUT, _OUTPUT, _REASONING = UsageClass.INPUT, UsageClass.OUTPUT, UsageClass.REASONING
 # The counts of most answers, which are called what they count; the other names of a class follow in order.
 _CLASSES: dict[str, str] = {
@@ -96,7 +98,7 @@ _OTHER_NAMES: dict[str, UsageClass] = {
     "output_tokens_details/audio_tokens": UsageClass.OUTPUT_AUDIO,
     "output_tokens_details/image_tokens": UsageClass.OUTPUT_IMAGE,
 }
-_USAGE = paths("total_tokens", "seconds", "cost", *_OTHER_NAMES, called=_CLASSES)
+_USAGE = paths(_TOTAL, "seconds", "cost", *_OTHER_NAMES, called=_CLASSES)
 _LAST_EVENT = re.compile(
     r"(?:response\.(?:completed|incomplete|failed)|image_(?:generation|edit)\.completed|(?:transcript\.text|speech\.audio)\.done)"
 )
@@ -146,9 +148,12 @@ def _state(fields: Fields, _: bytes) -> Statement:
     is_usage_event = fields.get("choices") == 0 and isinstance(usage, dict)  # it comes after all content
     is_last = isinstance(kind, str) and _LAST_EVENT.fullmatch(kind) is not None
     model = fields.get("response/model") or fields.get("model")
+    counts = pick_counts(usage, _USAGE)
+    if len(counts) == 1 and _TOTAL in counts and kind is None and _GENERATED.isdisjoint(fields):
+        counts[_INPUT] = counts[_TOTAL]  # so embeddings and rankings of some providers say it
     return Statement(
         model if isinstance(model, str) else None,
-        pick_counts(usage, _USAGE),
+        counts,
         not _TOLD_OF_ERRORS.isdisjoint(fields) and _is_error(fields, kind),
         True if is_usage_event or is_last else None,
     )
@@ -166,15 +171,24 @@ def _normalize(counts: Counts) -> Usage | None:
     if not counts:
         return None
     found: dict[Any, Any] = dict(counts)
-    whole, seconds, cost = found.pop("total_tokens", None), found.pop("seconds", None), found.pop("cost", None)
+    whole, seconds, cost = found.pop(_TOTAL, None), found.pop("seconds", None), found.pop("cost", None)
     if not _OTHER_NAMES.keys().isdisjoint(found):
         rename(found, _OTHER_NAMES)
-    output, reasoning = found.get(_OUTPUT), found.get(_REASONING)
-    if output is not None and reasoning and whole == found.get(_INPUT, 0) + output + reasoning:
+    given, output, reasoning = found.get(_INPUT), found.get(_OUTPUT), found.get(_REASONING)
+    if given is None or output is None:
+        _complete(found, whole)
+    elif reasoning and whole == given + output + reasoning:
         found[_OUTPUT] = output + reasoning  # xAI counts reasoning beside the completion, and the total says so
     if not found and seconds is None and cost is None:
         return None
     return Usage(found, None if seconds is None else Decimal(seconds), None if cost is None else Decimal(cost))
+
+
+def _complete(found: dict[Any, Any], whole: Any) -> None:
+    """Adds the root that is not reported, where the total tells it; embeddings have no output."""
+    known, missing = (_INPUT, _OUTPUT) if _INPUT in found else (_OUTPUT, _INPUT)
+    if known in found and isinstance(whole, int) and whole > found[known]:
+        found[missing] = whole - found[known]
 
 
 def _text_bytes(text: bytes) -> int:
