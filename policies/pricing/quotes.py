@@ -23,7 +23,8 @@ class Quote(NamedTuple):
 
     `units` are those that its request counts, `items` what its record keeps as product_count. `model` is the one that
     it asks for, `model_price` the price of that; both None for a plain price. `body_bytes` is the size of its body
-    without a content coding. `is_cut` says that the hold is the most that the plan lets a call cost, and not its price.
+    without a content coding. `is_cut` says that the hold is the most that the plan lets a call cost, and not its price,
+    `is_retrieval` that what the response reports was charged when it was made.
     """
 
     hold: int
@@ -34,11 +35,14 @@ class Quote(NamedTuple):
     model_price: ModelPrice | None = None
     body_bytes: int = 0
     is_cut: bool = False
+    is_retrieval: bool = False
 
 
 class ModelRequest(NamedTuple):
-    """What a request asks of an AI API: so many `answers`, each of at most `max_output` tokens, where None is no limit
-    of its own. A free one is a protocol message. `alternatives` may answer in place of the model."""
+    """What a request asks of an AI API: `answers` of at most `max_output` tokens each, None for no limit of its own.
+
+    A free one is a protocol message, a retrieval asks for no work. `alternatives` may answer in place of the model.
+    """
 
     model: str | None
     max_output: int | None
@@ -46,6 +50,7 @@ class ModelRequest(NamedTuple):
     is_free: bool = False
     answers: int = 1
     alternatives: tuple[str, ...] = ()
+    is_retrieval: bool = False
 
 
 def quote_plain(price: Price, plan: Plan | None = None, *, units: int | None = None) -> Quote:
@@ -74,6 +79,8 @@ def quote_by_list(
         raise Refused(Refusal.INVALID_BODY, "The request asks for models of several prices; ask for one.")
     if price.feature is not None:
         check_feature(price.feature, plan, offered=offered)
+    if asked.is_retrieval and listed.unit is not PriceUnit.CALL:
+        return Quote(0, 0, is_retrieval=True)
     hold = estimated_hold(listed, price, plan, asked)
     required = required_balance(hold, is_free=listed.is_free)
     return Quote(hold, required, model=asked.model, model_price=price, body_bytes=asked.body_bytes)

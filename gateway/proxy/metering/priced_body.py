@@ -11,7 +11,7 @@ from gateway.proxy.metering.decoding import PIECE_BYTES, DecodingError, open_dec
 from gateway.proxy.metering.documents.selection import Fields, Leaf, Selection, select_paths
 from gateway.proxy.metering.framing import media_type
 from gateway.proxy.metering.readers import READERS
-from gateway.proxy.metering.strict_json import read_fields
+from gateway.proxy.metering.strict_json import invalid_body, read_fields
 from policies.access.authorization import check_size
 from policies.model import Refusal, Refused
 from policies.pricing import prices
@@ -61,8 +61,12 @@ def read_asked(
     if isinstance(price, Price):
         return _counted(price, body)._replace(decoded=decoded)
     reading = READERS[price.reader].read_request(path, content_type, body)
+    if reading.is_deferred and price.unit is not PriceUnit.CALL and not price.is_free:
+        raise invalid_body(
+            "This would be answered before its usage is known, by which it is priced; send it as one call."
+        )
     model, max_output, answers, others = reading.model, reading.max_output, reading.answers, reading.alternatives
-    request = ModelRequest(model, max_output, len(body), reading.is_free, answers, others)
+    request = ModelRequest(model, max_output, len(body), reading.is_free, answers, others, reading.is_retrieval)
     texts = NOTHING_ASKED.texts
     if any(name in body for name in _RECORDED_NAMES) and media_type(content_type) != b"multipart/form-data":
         texts = _texts(read_fields(body, _selection((), PriceUnit.CALL)))

@@ -188,7 +188,7 @@ class ActiveCall:
         if response.request_id != (call.inbound.client_request_id or call.request_id):  # else it is an echo
             self.upstream_request_id = response.request_id
         price = self.route.price
-        if not price.is_fixed:
+        if not price.is_fixed and not call.quote.is_retrieval:
             self.usage_meter = open_meter(price, response.content_type, response.content_encoding)
         if self.hides_usage:
             self.usage_event_remover = open_remover(response.content_type, response.content_encoding)

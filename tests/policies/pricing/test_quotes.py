@@ -80,6 +80,15 @@ def test_quote_of_a_protocol_message_holds_nothing() -> None:
     assert quote_by_list(LIST, FREE, ModelRequest(None, None, body_bytes=9, is_free=True), offered={}) == Quote(0, 0)
 
 
+def test_quote_of_a_retrieval_holds_nothing_unless_the_call_is_priced() -> None:
+    asked, listed = ModelRequest(None, None, body_bytes=0, is_retrieval=True), replace(LIST, unknown_model=SMALL)
+    assert quote_by_list(listed, PRO, asked, offered=OFFERED) == Quote(0, 0, is_retrieval=True)
+    assert quote_by_list(replace(listed, unit=PriceUnit.CALL), PRO, asked, offered=OFFERED).hold == 1
+    with pytest.raises(Refused) as unknown:
+        quote_by_list(LIST, PRO, asked, offered=OFFERED)
+    assert unknown.value.code is Refusal.MODEL_NOT_OFFERED
+
+
 def test_quote_within_a_plan_holds_what_a_call_may_cost() -> None:
     assert within_plan(Quote(60, 60), 100) == Quote(60, 60)
     assert within_plan(Quote(60, 60), 60) == Quote(60, 60)

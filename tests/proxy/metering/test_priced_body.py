@@ -15,6 +15,7 @@ from policies.model import Refusal, Refused
 from policies.pricing.price import Price
 from policies.pricing.price_list import ModelPrice, PriceList, ReaderName
 from policies.pricing.units import CountSource, PriceUnit
+from policies.usage.counts import UsageClass
 
 LIMIT = 1024 * 1024
 PADDING = b" " * 70_000  # above it, a body is scanned instead of parsed
@@ -23,11 +24,13 @@ TEXT = Price(Decimal(1), PriceUnit.CHARACTER, source=CountSource.REQUEST, pointe
 MODELS = PriceList("l", ReaderName.OPENAI, {"m": ModelPrice({})})
 
 
-def asked(price: Price | PriceList, content: bytes, encoding: bytes = b"") -> Asked:
+def asked(
+    price: Price | PriceList, content: bytes, encoding: bytes = b"", *, path: str = "/v1/chat/completions"
+) -> Asked:
     return read_asked(
         price,
         content,
-        path="/v1/chat/completions",
+        path=path,
         content_type=b"application/json",
         content_encoding=encoding,
         limit=LIMIT,
@@ -114,3 +117,13 @@ def test_body_in_another_coding_or_too_large_is_refused(content: bytes, encoding
 def test_texts_of_a_body_that_asks_for_a_model_are_read_too(padding: bytes) -> None:
     found = asked(MODELS, b'{"model":"m","category":"a","batch_id":7}' + padding)
     assert (found.model_request.model, found.texts) == ("m", {"category": "a"})
+
+
+@pytest.mark.parametrize("unit", [PriceUnit.TOKEN, PriceUnit.USD, PriceUnit.SECOND])
+def test_body_that_is_answered_before_its_usage_is_known_is_refused(unit: PriceUnit) -> None:
+    content, priced = b'{"model":"m","background":true}', {"m": ModelPrice({UsageClass.INPUT: Decimal(1)})}
+    with pytest.raises(Refused, match="before its usage is known") as refused:
+        asked(replace(MODELS, models=priced, unit=unit), content, path="/v1/responses")
+    assert refused.value.code is Refusal.INVALID_BODY
+    for price in (replace(MODELS, models=priced, unit=PriceUnit.CALL), MODELS):
+        assert asked(price, content, path="/v1/responses").model_request.model == "m"

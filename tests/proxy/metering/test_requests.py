@@ -48,6 +48,10 @@ OPENAI: list[tuple[str, dict[str, Any], RequestReading]] = [
     (CHAT, {"model": "m", "stream": True, "stream_options": {"include_usage": True}}, RequestReading("m", None, True)),
     ("/v1/completions", {"model": "m", "max_tokens": 5, "n": 2, "best_of": 4}, RequestReading("m", 5, answers=4)),
     ("/v1/responses", {"model": "m", "max_output_tokens": 7, "stream": True}, RequestReading("m", 7, True)),
+    ("/v1/responses", {"model": "m", "background": True}, RequestReading("m", is_deferred=True)),
+    ("/v1/responses", {"model": "m", "background": False}, RequestReading("m")),
+    ("/v1/images/generations", {"model": "m", "background": "transparent"}, RequestReading("m")),
+    ("/v1/batches", {"input_file_id": "f"}, RequestReading(is_deferred=True)),
     ("/v1/embeddings", {"model": "e", "input": ["x"]}, RequestReading("e", 0)),
     ("/v1/images/generations", {"model": "gpt-image-1", "n": 2}, RequestReading("gpt-image-1", answers=2)),
     ("/openai/deployments/my%20gpt/chat/completions", {"messages": []}, RequestReading("my gpt")),
@@ -63,6 +67,7 @@ def test_openai_request_is_read(path: str, document: dict[str, Any], expected: R
     ("reader", "path", "document", "expected"),
     [
         ("anthropic", "/v1/messages", {"model": "c", "max_tokens": 9, "stream": True}, RequestReading("c", 9, True)),
+        ("anthropic", "/v1/messages/batches", {"requests": []}, RequestReading(is_deferred=True)),
         ("anthropic", "/v1/messages/count_tokens", {"model": "c"}, RequestReading("c", 0, is_free=True)),
         (
             "gemini",
@@ -85,6 +90,7 @@ def test_openai_request_is_read(path: str, document: dict[str, Any], expected: R
         ("gemini", "/v1/models/g:streamGenerateContent", {}, RequestReading("g", None, True)),
         ("gemini", "/v1beta/models/g:countTokens", {}, RequestReading("g", 0, is_free=True)),
         ("gemini", "/v1beta/models/e:embedContent", {}, RequestReading("e", 0)),
+        ("gemini", "/v1beta/models/g:batchGenerateContent", {}, RequestReading("g", is_deferred=True)),
         (
             "gemini",
             "/v1/projects/p/locations/l/publishers/google/models/g:generateContent",
@@ -117,7 +123,7 @@ def test_request_is_read(reader: str, path: str, document: dict[str, Any], expec
 @pytest.mark.parametrize("reader", READERS)
 def test_request_without_body_asks_for_nothing(reader: str) -> None:
     reading = READERS[reader].read_request("/v1/models", b"", b"")
-    assert (reading.model, reading.max_output) == (None, None)
+    assert (reading.model, reading.max_output, reading.is_retrieval) == (None, None, reader == "openai")
 
 
 @pytest.mark.parametrize("document", [{}, {"n": 1}])

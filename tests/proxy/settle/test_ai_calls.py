@@ -261,3 +261,14 @@ async def test_list_by_dollars_takes_the_cost_that_the_upstream_reports(data_pla
     await post(data_plane, account, request(), "/v1/dollars")
     row = await data_plane.usage_row(account)
     assert (row["credits_charged"], row["usage_source"]) == (250, "reported")
+
+
+async def test_response_that_is_only_retrieved_is_not_charged_again(data_plane: DataPlane) -> None:
+    account = await data_plane.create_account(credits=2000)
+    stored = {"object": "response", "status": "failed", "model": "m", "usage": {"input_tokens": 5, "cost": 1}}
+    data_plane.upstream.respond_with(200, compact(stored).encode(), content_type="application/json")
+    answer = await data_plane.http.get("/v1/dollars", headers=account.auth)
+    assert (answer.status_code, answer.headers["x-credits-charged"]) == (200, "0")
+    row = await data_plane.usage_row(account)
+    assert (row["outcome"], row["credits_charged"], row["tokens_used"]) == ("succeeded", 0, None)
+    assert (row["cost_usd"], row["usage_source"]) == (None, "none")

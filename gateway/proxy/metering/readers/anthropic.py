@@ -52,6 +52,7 @@ def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
         0 if counts_only else read.limit(fields, "max_tokens"),
         read.flag(fields, "stream"),
         is_free=counts_only,
+        is_deferred=path.endswith("/batches"),
     )
 
 

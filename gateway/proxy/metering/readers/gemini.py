@@ -29,6 +29,7 @@ _ANSWERS = tuple(f"{config}/{name}" for config in _CONFIGS for name in ("candida
 _REQUEST = select("model", *_LIMITS, *_ANSWERS)
 _OPERATION = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):([A-Za-z]+)$")
 _STREAMS = frozenset({"streamGenerateContent", "streamRawPredict", "serverStreamingPredict"})
+_DEFERRED = frozenset({"batchGenerateContent", "asyncBatchEmbedContent", "predictLongRunning"})
 _WITHOUT_OUTPUT = frozenset({"countTokens", "embedContent", "batchEmbedContents", "predict"})
 
 _PARTS = ("candidates/*/content/parts/*/text",)
@@ -64,7 +65,8 @@ def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
         raise invalid_body("'generationConfig' stands twice, in two spellings.")
     limit = 0 if operation in _WITHOUT_OUTPUT else read.limit(fields, *_LIMITS)
     answers = read.answers(fields, *_ANSWERS)
-    return RequestReading(model, limit, is_streaming, is_free=is_free, answers=answers)
+    is_deferred = operation in _DEFERRED
+    return RequestReading(model, limit, is_streaming, is_free=is_free, answers=answers, is_deferred=is_deferred)
 
 
 # System parameters, which all APIs of Google take (cloud.google.com/apis/docs/system-parameters).

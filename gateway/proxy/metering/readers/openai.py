@@ -34,6 +34,7 @@ _ONE_MODEL = (
     "n",
     "best_of",
     "stream",
+    "background",
     _ASKS_FOR_USAGE,
 )
 _REQUEST = select(*_ONE_MODEL, *_NAMES_OF_ALTERNATIVES, sizes=(_ALTERNATIVES,))
@@ -41,6 +42,7 @@ _NOTHING_ELSE = frozenset(_ONE_MODEL) | {"response_format"}  # which is in forms
 _FORM = frozenset({"model", "n", "stream", "response_format"})
 _DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
 _WITHOUT_OUTPUT = ("/embeddings", "/moderations")
+_RESPONSES, _BATCHES = ("/responses", "/responses/"), ("/batches", "/batches/")
 _WITH_USAGE_OPTION = "/completions"  # chat and legacy; the other streams always tell
 
 _MESSAGE = ("content", "content/*/text", "refusal", "reasoning_content", "tool_calls/*/function/arguments")
@@ -113,7 +115,7 @@ _count_text = text_counter("content", "delta", "arguments", "text", "refusal", "
 def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading:
     deployment = _deployment(path)
     if not body:
-        return RequestReading(deployment)
+        return RequestReading(deployment, is_retrieval=True)
     is_form = media_type(content_type) == b"multipart/form-data"
     fields = form_fields(content_type, body, _FORM) if is_form else read_fields(body, _REQUEST)
     model = read.text(fields, "model") if deployment is None else deployment
@@ -123,8 +125,13 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
     needs_usage_option = is_streaming and not asks_for_usage and path.endswith(_WITH_USAGE_OPTION)
     max_output = 0 if path.endswith(_WITHOUT_OUTPUT) else limit
     answers = read.answers(fields, "n", "best_of")
+    is_deferred = path.endswith(_BATCHES) or ("background" in fields and _is_in_background(path, fields))
     others = () if _NOTHING_ELSE.issuperset(fields) else _alternatives(fields)
-    return RequestReading(model, max_output, is_streaming, needs_usage_option, answers=answers, alternatives=others)
+    return RequestReading(model, max_output, is_streaming, needs_usage_option, False, answers, others, is_deferred)
+
+
+def _is_in_background(path: str, fields: Fields) -> bool:
+    return path.endswith(_RESPONSES) and read.flag(fields, "background")  # of an image it is the colour
 
 
 def _alternatives(fields: Fields) -> tuple[str, ...]:

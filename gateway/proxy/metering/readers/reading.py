@@ -18,7 +18,8 @@ class RequestReading(NamedTuple):
     `max_output` counts the tokens of each of the `answers` that it asks for, 0 where the operation generates none.
     `needs_usage_option` says that usage comes in this stream only if `stream_options` asks, and it does not: the
     gateway must ask, and take the answer to it out again. A free request is a message of the protocol and no work.
-    `alternatives` are other models that may answer in place of the first.
+    `alternatives` are other models that may answer in place of the first. A deferred request is answered before its
+    work is done, and so before there is any usage; a retrieval asks for what an earlier call made, and for no work.
     """
 
     model: str | None = None
@@ -28,6 +29,8 @@ class RequestReading(NamedTuple):
     is_free: bool = False
     answers: int = 1
     alternatives: tuple[str, ...] = ()
+    is_deferred: bool = False
+    is_retrieval: bool = False
 
 
 class ResponseReading(NamedTuple):
