@@ -25,7 +25,8 @@ def destinations(config: Config) -> dict[str, Destination]:
     }
 
 
-# What the providers of AI tell of the operator's account: its organization, its limits, its cookies.
+# What the providers of AI tell of the operator's account: its organization, its limits, its cookies; and of their own
+# hosts, which browsers would take for the gateway's (RFC 6797, RFC 7838).
 _PROVIDER_FIELDS = (
     "set-cookie",
     "openai-organization",
@@ -33,6 +34,8 @@ _PROVIDER_FIELDS = (
     "anthropic-organization-id",
     "x-ratelimit-*",
     "anthropic-ratelimit-*",
+    "alt-svc",
+    "strict-transport-security",
 )
 # Where the gateway says which pages may read a response, an upstream's second word would make it unreadable.
 _CORS_FIELDS = ("access-control-*",)

@@ -16,6 +16,8 @@ PROVIDER: dict[str, Any] = {
     "x_ratelimit_remaining_tokens": "9",
     "x_request_id": "req_011",
     "openai_version": "2020-10-01",
+    "alt_svc": 'h3=":443"',
+    "strict_transport_security": "max-age=31536000; includeSubDomains",
 }
 
 
@@ -77,7 +79,8 @@ async def test_what_a_provider_tells_of_its_account_stays_here(data_plane: DataP
         answer = await data_plane.post(account, "/v1/chat/completions", body)
         assert answer.headers["openai-version"] == "2020-10-01"
         assert answer.headers["x-request-id"] != "req_011"
-        assert not {"set-cookie", "openai-organization", "x-ratelimit-remaining-tokens"} & set(answer.headers)
+        withheld = {"set-cookie", "openai-organization", "x-ratelimit-remaining-tokens"}
+        assert not (withheld | {"alt-svc", "strict-transport-security"}) & set(answer.headers)
     rows = await data_plane.usage_rows(account)
     assert [metadata_of(row)["upstream_request_id"] for row in rows] == ["req_011", "req_011"]
 
@@ -87,6 +90,7 @@ async def test_cookies_of_an_upstream_without_readers_pass(data_plane: DataPlane
     data_plane.upstream.respond_with(200, **PROVIDER)
     answer = await data_plane.get(account, "/v1/plain")
     assert (answer.headers["set-cookie"], answer.headers["openai-organization"]) == ("__cf_bm=1", "org-1")
+    assert {"alt-svc", "strict-transport-security"} <= set(answer.headers)
 
 
 async def test_dropped_fields_are_those_of_the_configuration(serve: Serve, configure: Configure) -> None:
