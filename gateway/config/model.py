@@ -290,9 +290,7 @@ class Upstream:
         tuple[str, ...] | None,
         BeforeValidator(lambda value: None if value is None else quantities.field_names(value)),
         Kind("list of field names, such as `[set-cookie, x-ratelimit-*]`"),
-        about(
-            "Fields clients do not get; null: those that tell of your account or its host, where a reader prices."
-        ),
+        about("Fields clients do not get; null: those that tell of your account or its host, where a reader prices."),
     ] = None
     ask_for_usage: Annotated[
         Flag, about("Whether a stream priced by reader `openai` asks for usage that its client did not ask for.")

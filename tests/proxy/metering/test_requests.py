@@ -51,6 +51,7 @@ OPENAI: list[tuple[str, dict[str, Any], RequestReading]] = [
     ("/v1/responses", {"model": "m", "background": True}, RequestReading("m", is_deferred=True)),
     ("/v1/responses", {"model": "m", "background": False}, RequestReading("m")),
     ("/v1/images/generations", {"model": "m", "background": "transparent"}, RequestReading("m")),
+    ("/v1/responses/input_tokens", {"model": "m", "input": "x"}, RequestReading(is_free=True)),
     ("/v1/batches", {"input_file_id": "f"}, RequestReading(is_deferred=True)),
     ("/v1/embeddings", {"model": "e", "input": ["x"]}, RequestReading("e", 0)),
     ("/v1/images/generations", {"model": "gpt-image-1", "n": 2}, RequestReading("gpt-image-1", answers=2)),

@@ -43,6 +43,7 @@ _FORM = frozenset({"model", "n", "stream", "response_format"})
 _DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
 _WITHOUT_OUTPUT = ("/embeddings", "/moderations")
 _RESPONSES, _BATCHES = ("/responses", "/responses/"), ("/batches", "/batches/")
+_COUNTS_ONLY = "/responses/input_tokens"
 _WITH_USAGE_OPTION = "/completions"  # chat and legacy; the other streams always tell
 
 _MESSAGE = ("content", "content/*/text", "refusal", "reasoning_content", "tool_calls/*/function/arguments")
@@ -113,6 +114,8 @@ _count_text = text_counter("content", "delta", "arguments", "text", "refusal", "
 
 
 def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading:
+    if path.endswith(_COUNTS_ONLY):
+        return RequestReading(is_free=True)
     deployment = _deployment(path)
     if not body:
         return RequestReading(deployment, is_retrieval=True)
