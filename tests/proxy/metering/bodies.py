@@ -235,6 +235,13 @@ GEMINI = [
         "gemini-3",
     ),
     Case(
+        "cached-content",
+        "gemini",
+        JSON,
+        body({"name": "cachedContents/c", "model": "models/g", "usageMetadata": {"totalTokenCount": 7000}}),
+        used(input=7000),
+    ),
+    Case(
         "last-without-total",
         "gemini",
         SSE,

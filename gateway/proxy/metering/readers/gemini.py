@@ -41,13 +41,14 @@ _RESPONSE = select(
     "promptFeedback/blockReason",
     texts=_PARTS,
 )
+_TOTAL = "totalTokenCount"
 _COUNTS = (
     "promptTokenCount",
     "toolUsePromptTokenCount",
     "cachedContentTokenCount",
     "candidatesTokenCount",
     "thoughtsTokenCount",
-    "totalTokenCount",
+    _TOTAL,
 )
 _USAGE = paths(*_COUNTS)
 _DETAILS = ("promptTokensDetails", "candidatesTokensDetails")
@@ -125,7 +126,10 @@ def _modalities(metadata: Any) -> dict[str, int | Decimal]:
 
 
 def _normalize(counts: Counts) -> Usage | None:
-    if not any(name in counts for name in _COUNTS):
+    named = [name for name in _COUNTS if name in counts]
+    if named == [_TOTAL]:  # of a cached content, which is all input
+        return usage_of({UsageClass.INPUT: first(counts, _TOTAL)})
+    if not named:
         return None
     # A count of zero is left out by some serializers; once there is any, the prompt is known.
     given = total(first(counts, "promptTokenCount") or 0, first(counts, "toolUsePromptTokenCount"))
@@ -144,7 +148,7 @@ def _normalize(counts: Counts) -> Usage | None:
 
 
 def _output(counts: Counts, given: int) -> int | None:
-    whole, candidates = first(counts, "totalTokenCount"), first(counts, "candidatesTokenCount")
+    whole, candidates = first(counts, _TOTAL), first(counts, "candidatesTokenCount")
     parts = total(candidates, first(counts, "thoughtsTokenCount"))
     if whole is None or whole < given:
         return parts
