@@ -10,7 +10,7 @@ anything else gives them a version of their own, with today's terms at the forme
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -81,6 +81,7 @@ _TELL_PRICE = text("""
            FROM subscriptions s
           WHERE s.plan_id = :plan_id AND s.provider = 'manual' AND s.status IN ('trialing', 'active')
             AND NOT s.cancel_at_period_end AND (NOT s.keeps_version OR s.metadata ? 'keeps_version_for')
+            AND (CAST(:version AS bigint) IS NULL OR s.keeps_version AND s.plan_version = :version)
          RETURNING id)
     INSERT INTO notice_deliveries (notice_id, channel)
     SELECT told.id, channel FROM told CROSS JOIN unnest(CAST(:channels AS text[])) channel
@@ -93,6 +94,22 @@ _UNPIN = text("""
      WHERE p.id = :plan_id AND s.plan_id = p.id AND s.keeps_version
        AND NOT (:leaves_waiting AND s.metadata ? 'keeps_version_for')
 """)
+
+# Whoever keeps a version at another price, and pays by invoices of the gateway.
+_LET_WAIT = text(f"""
+    WITH told AS (
+         UPDATE subscriptions s SET metadata = s.metadata || '{{"keeps_version_for": "period"}}', updated_at = now()
+           FROM subscription_plans p
+           JOIN plan_versions present ON present.plan_id = p.id AND present.version = p.version
+           JOIN plan_versions former ON former.plan_id = p.id
+          WHERE p.id = :plan_id AND s.plan_id = p.id AND s.keeps_version AND former.version = s.plan_version
+            AND NOT s.metadata ? 'keeps_version_for' AND s.provider = 'manual' AND s.{CURRENT}
+            AND (former.tiers <> present.tiers OR EXISTS (
+                SELECT FROM unnest(CAST(:cost AS text[])) AS name
+                 WHERE former.terms ? name AND former.terms -> name <> present.terms -> name))
+         RETURNING s.plan_version)
+    SELECT DISTINCT plan_version FROM told ORDER BY plan_version
+""")  # noqa: S608 - CURRENT is a constant
 
 _WAITING = "s.plan_id = :plan_id AND s.keeps_version AND s.metadata ? 'keeps_version_for'"
 
@@ -163,11 +180,21 @@ async def pin_subscribers(connection: AsyncConnection, plan_id: str, *, is_for_p
         await connection.execute(_KEEP_ON, {"plan_id": plan_id})
 
 
-async def tell_price(connection: AsyncConnection, plan_id: str, *, payload: Mapping[str, Any]) -> None:
-    """Tells the subscribers whom another price of the plan is for, with the present period or the next."""
+async def let_wait(connection: AsyncConnection, plan_id: str) -> Sequence[int]:
+    """Lets whoever keeps a version at another price have today's with the next period; gives these versions."""
+    return (await connection.scalars(_LET_WAIT, {"plan_id": plan_id, "cost": sorted(COST)})).all()
+
+
+async def tell_price(
+    connection: AsyncConnection, plan_id: str, *, payload: Mapping[str, Any], version: int | None = None
+) -> None:
+    """Tells the subscribers whom another price of the plan is for, with the present period or the next.
+
+    `version`: only those who wait with it.
+    """
     channels = [notifications.MAIL, notifications.WEBHOOK]
     told = {"plan_id": plan_id, "kind": PRICE_CHANGED, "payload": json.dumps(payload), "channels": channels}
-    await connection.execute(_TELL_PRICE, told)
+    await connection.execute(_TELL_PRICE, told | {"version": version})
 
 
 async def unpin_after_period(connection: AsyncConnection, subscription_id: UUID) -> bool:

@@ -194,7 +194,7 @@ async def change(
     `subscribers` get the new version from their next request on (migrate), or stay on theirs until `migrate` (keep).
     None: a change of what a period costs leaves them the period that they are in, and whoever a provider bills stays at
     the price that the provider charges; a change of wording alone moves nobody; any other change migrates, and leaves
-    whoever waits for another price with the next period the price of this one.
+    whoever has another price the price of this period.
     Raises NotFound for an unknown plan or permission, AlreadyExists, InvalidValue.
     """
     await bump_catalogue(connection)
@@ -212,6 +212,10 @@ async def change(
         await _replace_permissions(connection, plan_id, granted)
     await plan_versions.record(connection, plan_id)
     if reach == "migrate":
+        for version in await plan_versions.let_wait(connection, plan_id) if subscribers is None else ():
+            if (kept := await get_version(connection, plan_id, version)) is not None:
+                news = price_news(kept.terms, terms, plan_id)
+                await plan_versions.tell_price(connection, plan_id, payload=news, version=version)
         await plan_versions.unpin_subscribers(connection, plan_id, leaves_waiting=subscribers is None)
         await plan_versions.carry_waiting(connection, plan_id)
     if former is not None and former.terms.pricing != terms.pricing:

@@ -133,3 +133,29 @@ async def test_price_that_stripe_goes_on_charging_is_no_news(
     await keeping(stripe_stack, price="39.99")
     assert await ask(stripe_stack, "POST", "/plans/pro/migrate") == {"migrated": 1}
     assert await news(stripe_stack, user) == []
+
+
+async def test_change_for_everyone_gives_who_kept_a_version_its_terms_at_once_and_its_price_with_the_next_period(
+    stripe_stack: PaymentStack,
+) -> None:
+    first = await started(stripe_stack)
+    await keeping(stripe_stack, price="39.99")
+    second = await started(stripe_stack)
+    await keeping(stripe_stack, price="49.99")
+    follower = await started(stripe_stack)
+    for _ in range(2):
+        await ask(stripe_stack, "PATCH", "/plans/pro", {"requests_per_minute": 7})
+    assert await in_force(stripe_stack, first) == ("29.99", 7, False)
+    assert await in_force(stripe_stack, second) == ("39.99", 7, False)
+    assert not (await current_subscription(stripe_stack, follower)).keeps_version
+    found = await current_subscription(stripe_stack, first)
+    ((kind, told),) = await news(stripe_stack, first)
+    assert (kind, told["previous_price"], told["price"]) == ("subscription.price_changed", "29.99", "49.99")
+    assert datetime.fromisoformat(told["effective_at"]) == found.current_period_end
+    assert [told["previous_price"] for _, told in await news(stripe_stack, second)] == ["39.99"]
+    assert await news(stripe_stack, follower) == []
+    assert (await ask(stripe_stack, "POST", "/invoices", {"subscription_id": str(found.id)}))["subtotal"] == "29.99"
+    async with stripe_stack.database.transaction() as connection:
+        await renewals.advance(connection, found.id, now=found.current_period_end + timedelta(seconds=1), grace=GRACE)
+    assert not (await current_subscription(stripe_stack, first)).keeps_version
+    assert (await ask(stripe_stack, "POST", "/invoices", {"subscription_id": str(found.id)}))["subtotal"] == "49.99"

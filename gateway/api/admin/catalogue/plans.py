@@ -224,7 +224,8 @@ class PlanPatch(PatchModel):
         " until `POST /plans/{plan}/migrate`. Left out: a change of price, currency, pricing model, tiers or interval,"
         " or another id of the price at a provider, leaves subscribers the period that they are in, and whoever a"
         " provider bills keeps the version; a change of"
-        " name, description, product, order or `is_active` moves nobody; any other change is for everyone.",
+        " name, description, product, order or `is_active` moves nobody; any other change is for everyone, at once:"
+        " who kept a version at another price is told, and has the present price from the next period on.",
     )
 
 
