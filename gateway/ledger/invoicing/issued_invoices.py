@@ -94,10 +94,10 @@ async def issue_next(
     """Issues the next invoice: the lines of drafts, the current period if it has no invoice yet, and usage until now.
 
     An invoice has one currency, that of the oldest draft or else the plan's; the next invoice includes the others.
-    Raises InUse if there is nothing to invoice, as during a trial.
+    Raises InUse if there is nothing to invoice, as during a trial or after one that was cancelled.
     """
-    if subscription.status is SubscriptionStatus.TRIALING:
-        raise InUse("a trial costs nothing; its subscription can be invoiced from its first period on")
+    if _is_in_trial(subscription):
+        raise InUse("a trial costs nothing; a subscription can be invoiced from its first period on")
     period = Period(subscription.current_period_start, subscription.current_period_end)
     drafts = await _take_drafts(connection, subscription)
     price = _period_price(plan, subscription.quantity)
@@ -190,6 +190,13 @@ async def void(connection: AsyncConnection, invoice: Invoice, *, now: datetime) 
     if voided.subscription_id is not None:
         await _restore_draft(connection, await get_existing(connection, voided.subscription_id), voided)
     return voided
+
+
+def _is_in_trial(subscription: StoredSubscription) -> bool:
+    """Whether its period is the trial, also of one that ended with it or was cancelled within it."""
+    if subscription.status in (SubscriptionStatus.CANCELED, SubscriptionStatus.EXPIRED):
+        return subscription.trial_end is not None and subscription.current_period_end <= subscription.trial_end
+    return subscription.status is SubscriptionStatus.TRIALING
 
 
 def price_lines(pricing: Pricing, quantity: int, *, name: str) -> tuple[Line, ...]:

@@ -264,6 +264,16 @@ async def test_trial_costs_nothing_and_changes_for_free(connection: AsyncConnect
     assert amounts(await invoiced(connection, trial.id, THE_21ST)) == ["29.99"]
 
 
+@pytest.mark.parametrize("at_period_end", [False, True])
+async def test_trial_that_was_cancelled_costs_nothing(connection: AsyncConnection, at_period_end: bool) -> None:
+    user, plan_id = await a_user(connection), await a_plan(connection, "9.99")
+    trial = await lifecycle.start_trial(connection, user.id, plan_id=plan_id, days=14, now=JUNE, actor="test")
+    await lifecycle.cancel(connection, trial.id, now=THE_11TH, at_period_end=at_period_end)
+    await renewals.advance(connection, trial.id, now=JULY, grace=timedelta(days=3))
+    with pytest.raises(InUse, match="trial costs nothing"):
+        await invoiced(connection, trial.id, JULY)
+
+
 async def test_plan_without_a_price_for_the_seats_is_refused(connection: AsyncConnection) -> None:
     tiers = (Tier(up_to=10, unit_price=Decimal(5)),)
     mine = await begun(connection, await a_plan(connection, "0", "tiered", tiers=tiers))
