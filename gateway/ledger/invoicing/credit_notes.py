@@ -28,8 +28,8 @@ async def issue(
 ) -> Invoice:
     """Issues the credit note of an invoice that the caller has locked: `amount` of its total; None: all that is left.
 
-    An open invoice of which nothing is left to pay becomes `paid`. Raises InUse for an invoice that cannot be credited,
-    and ValueError for an amount that cannot be.
+    An open or uncollectible invoice of which nothing is left to pay becomes `paid`. Raises InUse for an invoice that
+    cannot be credited, and ValueError for an amount that cannot be.
     """
     left = _left(invoice)
     whole = amount is None and not invoice.amount_credited
@@ -89,7 +89,7 @@ def _line(invoice: Invoice, subtotal: Decimal, reason: str | None) -> Line:
 
 async def _reduce(connection: AsyncConnection, invoice: Invoice, *, by: Decimal, at: datetime) -> None:
     credited = invoice.amount_credited + by
-    is_settled = invoice.status == "open" and credited + invoice.amount_paid >= invoice.total
+    is_settled = invoice.status in ("open", "uncollectible") and credited + invoice.amount_paid >= invoice.total
     values: dict[str, Any] = {"amount_credited": credited, "status": "paid" if is_settled else invoice.status}
     if is_settled and invoice.amount_paid:
         values["paid_at"] = at

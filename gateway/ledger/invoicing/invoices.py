@@ -157,7 +157,8 @@ async def close(connection: AsyncConnection, invoice_id: UUID, *, status: str, n
 async def add_payment(connection: AsyncConnection, invoice_id: UUID, *, amount: Decimal, at: datetime) -> Invoice:
     """Records money that came for an invoice issued here, or that went back where negative; it is paid once all came.
 
-    Raises NotFound, and InUse for an invoice that asks for no money, or for less or more than it has.
+    One that was given up stays `uncollectible` until then. Raises NotFound, and InUse for an invoice that asks for no
+    money, or for less or more than it has.
     """
     found = await get_for_update(connection, invoice_id)
     paid, asked = found.amount_paid + amount, found.total - found.amount_credited
@@ -168,9 +169,10 @@ async def add_payment(connection: AsyncConnection, invoice_id: UUID, *, amount: 
             f"{plain(found.amount_paid)} of {plain(asked)} {found.currency} are paid; {plain(amount)} does not fit"
         )
     is_settled = paid >= asked
+    unsettled = "uncollectible" if found.status == "uncollectible" else "open"
     values = {
         "amount_paid": paid,
-        "status": "paid" if is_settled else "open",
+        "status": "paid" if is_settled else unsettled,
         "paid_at": (found.paid_at or at) if is_settled and paid else None,
     }
     changed = update(invoices).where(invoices.c.id == invoice_id).values(values).returning(*_COLUMNS)

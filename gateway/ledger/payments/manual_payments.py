@@ -97,11 +97,15 @@ async def match(connection: AsyncConnection, payment_id: UUID, *, wanted: Sequen
 
 
 async def settle(connection: AsyncConnection, invoice_id: UUID, *, at: datetime) -> Invoice:
-    """Records a payment of all that is due on an open invoice; gives it, paid. Raises NotFound, InUse."""
+    """Records a payment of all that is left of an open or uncollectible invoice; gives it, paid.
+
+    Raises NotFound, InUse.
+    """
     found = await invoices.get_for_update(connection, invoice_id)
-    if not found.amount_due:
+    due = found.total - found.amount_credited - found.amount_paid
+    if found.provider != MANUAL or found.status not in ("open", "uncollectible") or due <= 0:
         return await invoices.close(connection, invoice_id, status="paid", now=at)
-    received = Received(amount=found.amount_due, currency=found.currency, at=at, method="other")
+    received = Received(amount=due, currency=found.currency, at=at, method="other")
     await record(connection, found.user_id, received, wanted=[WantedAllocation(invoice_id)])
     return await invoices.get_for_update(connection, invoice_id)
 

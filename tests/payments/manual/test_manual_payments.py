@@ -192,6 +192,31 @@ async def test_settling_an_invoice_as_paid_records_the_payment(books: Books) -> 
     assert sorted(amounts) == ["12.00", "18.00"]
 
 
+async def test_invoice_that_was_given_up_stays_so_until_all_of_it_is_paid(books: Books) -> None:
+    given_up = await books.invoice("10.00")
+    await books.call("POST", f"/invoices/{given_up}/settle", {"status": "uncollectible"})
+    part = await books.pay("4.00", invoices=[{"invoice_id": given_up}])
+    assert await books.state(given_up) == ("uncollectible", "4.00")
+    assert (await books.pay("1.00"))["unmatched_amount"] == "1.00", "no transfer pays it that does not name it"
+    await books.refund(part, "1.00")
+    assert await books.state(given_up) == ("uncollectible", "3.00")
+    await books.call("POST", f"/invoices/{given_up}/settle", {"status": "paid"})
+    assert await books.state(given_up) == ("paid", "10.00")
+    await books.assert_balanced()
+
+
+async def test_invoice_that_was_given_up_is_paid_by_a_transfer_of_all_of_it(books: Books) -> None:
+    given_up = await books.invoice("10.00")
+    await books.call("POST", f"/invoices/{given_up}/settle", {"status": "uncollectible"})
+    paid = await books.pay("10.00", invoices=[{"invoice_id": given_up}])
+    assert await books.state(given_up) == ("paid", "10.00")
+    await books.refund(paid, None)
+    assert await books.state(given_up) == ("open", "0.00")
+    await books.call("POST", f"/invoices/{given_up}/settle", {"status": "uncollectible"})
+    await books.call("POST", f"/invoices/{given_up}/credit-note", status=201)
+    assert await books.state(given_up) == ("paid", "0.00")
+
+
 async def test_only_payments_recorded_here_can_be_matched(books: Books) -> None:
     await books.call("POST", f"/payments/{uuid4()}/match", {}, status=404)
     paid = await books.pay("5.00")
