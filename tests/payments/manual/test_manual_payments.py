@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -148,6 +149,8 @@ async def test_money_that_does_not_fit_is_refused_and_nothing_is_recorded(books:
         await books.pay("50.00", invoices=invoices_to_pay, status=status)
     for amount in ("0", "1.001"):
         assert (await books.pay(amount, status=422))["errors"][0]["field"] == "amount"
+    in_a_year = (now() + timedelta(days=365)).isoformat()
+    assert (await books.pay("10.00", received_at=in_a_year, status=422))["errors"][0]["field"] == "received_at"
     assert (await books.call("GET", "/payments"))["data"] == []
     assert await books.state(small) == ("open", "0")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -29,6 +29,9 @@ from gateway.ledger.subscriptions.subscriptions import MANUAL
 from policies.billing.money import fits, plain
 
 router = APIRouter(prefix="/payments", tags=["payments"])
+
+# Somewhere it is tomorrow already.
+_AHEAD = timedelta(days=1)
 
 
 class PaymentQuery(BillingQuery):
@@ -137,6 +140,8 @@ async def record_payment(body: NewPayment, unit_of_work: UnitOfWorkDep) -> Payme
     """
     if body.amount <= 0 or not fits(body.amount, body.currency):
         raise Invalid("amount", f"must be above 0, in whole minor units of {body.currency}")
+    if body.received_at is not None and body.received_at > now() + _AHEAD:
+        raise Invalid("received_at", "must not be in the future")
     received = manual_payments.Received(
         amount=body.amount,
         currency=body.currency,
