@@ -250,6 +250,7 @@ MAX_SIZE = 2**53 - 1
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1), _WHOLE]
 PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), _WHOLE]
 WholePercent = Annotated[int, Field(strict=True, ge=1, le=100), _WHOLE]
+CouponPeriods = Annotated[int, Field(strict=True, ge=1, le=120), _WHOLE]
 TrialDays = Annotated[int, Field(strict=True, ge=0, le=LONGEST_TRIAL_DAYS), _WHOLE]
 Size = Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE), _WHOLE]
 PositiveSize = Annotated[int, Field(strict=True, ge=1, le=MAX_SIZE), _WHOLE]

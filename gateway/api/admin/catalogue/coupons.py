@@ -17,6 +17,7 @@ from gateway.api.errors import Invalid
 from gateway.api.openapi import CONFLICTS, UNKNOWN
 from gateway.api.schemas.coupons import Coupon, Redemption, coupon_of
 from gateway.api.schemas.fields import (
+    CouponPeriods,
     Currency,
     Flag,
     FutureInstant,
@@ -57,7 +58,7 @@ class NewCoupon(RequestModel):
     bonus_credits: PositiveCredits | None = Field(
         default=None, description="Come with a pack, and are a part of what was bought: a refund takes them back too."
     )
-    periods: PositiveCount = Field(default=1, le=120, description="Of a plan, from the first payment on.")
+    periods: CouponPeriods = Field(default=1, description="Of a plan, from the first payment on.")
     plans: Ids | None = Field(default=None, description=_PLANS)
     packs: Ids | None = Field(default=None, description=_PACKS)
     max_redemptions: PositiveCount | None = Field(default=None, description=_TOTAL)

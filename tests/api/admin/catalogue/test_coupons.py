@@ -46,6 +46,7 @@ async def test_coupon_is_made_found_disabled_and_audited(admin_api: AdminApi) ->
         ({"percent_off": 5, "plans": ["nothing"]}, "there is no plan nothing"),
         ({"percent_off": 5, "packs": ["nothing"]}, "there is no pack nothing"),
         ({"percent_off": 5, "expires_at": "2020-01-01"}, "in the future"),
+        ({"percent_off": 5, "periods": 121}, "periods: Input should be less than or equal to 120"),
         ({"percent_off": 5, "code": "with space"}, "code"),
     ],
 )
