@@ -59,8 +59,13 @@ async def record(
     """
     if await connection.scalar(select(users.c.id).where(users.c.id == user_id)) is None:
         raise NotFound("user", user_id)
+    paid = await _first_paid(
+        connection, user_id, received, wanted
+    )  # reports book money for the plan it is inserted with
     values = {
         "user_id": user_id,
+        "subscription_id": paid and paid.subscription_id,
+        "plan_id": paid and paid.plan_id,
         "provider": MANUAL,
         "provider_payment_id": received.reference,
         "transaction_type": "subscription",
@@ -84,7 +89,8 @@ async def match(connection: AsyncConnection, payment_id: UUID, *, wanted: Sequen
     payment = await lock(connection, payment_id)
     left = await get_unmatched(connection, payment)
     if wanted is None:
-        found = oldest_first(left, await _open_claims(connection, payment))
+        claims = await _open_claims(connection, payment.user_id, currency=payment.currency)
+        found = oldest_first(left, claims)
     else:
         found = await _named(connection, payment, wanted, left=left)
     for each in found:
@@ -172,9 +178,24 @@ async def lock(connection: AsyncConnection, payment_id: UUID) -> Payment:
     return payment
 
 
-async def _open_claims(connection: AsyncConnection, payment: Payment) -> list[Claim]:
-    """The user's open invoices in the payment's currency, locked, the oldest first."""
-    is_its = (invoice_rows.c.user_id == payment.user_id) & (invoice_rows.c.currency == payment.currency)
+async def _first_paid(
+    connection: AsyncConnection, user_id: UUID, received: Received, wanted: Sequence[WantedAllocation] | None
+) -> Invoice | None:
+    """The first invoice that money from this user is to pay; None where it pays none."""
+    if wanted is None:
+        ids = [claim.invoice_id for claim in await _open_claims(connection, user_id, currency=received.currency)]
+    else:
+        ids = [each.invoice_id for each in wanted]
+        await _lock_invoices(connection, ids)
+    for invoice_id in ids:
+        if (await _claim(connection, invoice_id)).due > 0:
+            return await invoices.get(connection, invoice_id)
+    return None
+
+
+async def _open_claims(connection: AsyncConnection, user_id: UUID, *, currency: str) -> list[Claim]:
+    """The user's open invoices in the currency, locked, the oldest first."""
+    is_its = (invoice_rows.c.user_id == user_id) & (invoice_rows.c.currency == currency)
     is_open = (invoice_rows.c.provider == MANUAL) & (invoice_rows.c.status == "open")
     query = select(invoice_rows.c.id).where(is_its, is_open).order_by(invoice_rows.c.number).with_for_update()
     return [await _claim(connection, invoice_id) for invoice_id in (await connection.scalars(query)).all()]

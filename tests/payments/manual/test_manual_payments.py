@@ -38,7 +38,9 @@ class Books:
         assert answer.status_code == status, answer.text
         return answer.json()
 
-    async def invoice(self, total: str, *, currency: str = "USD", user_id: UUID | None = None) -> str:
+    async def invoice(
+        self, total: str, *, currency: str = "USD", user_id: UUID | None = None, plan_id: str | None = None
+    ) -> str:
         line = Line("Plan", 1, Decimal(total), Decimal(total))
         async with self.database.transaction() as connection:
             made = await invoices.issue(
@@ -48,6 +50,7 @@ class Books:
                 currency=currency,
                 issuer=Issuer(),
                 now=now(),
+                plan_id=plan_id,
             )
         return str(made.id)
 
@@ -218,6 +221,23 @@ async def test_invoice_that_was_given_up_is_paid_by_a_transfer_of_all_of_it(book
     await books.call("POST", f"/invoices/{given_up}/settle", {"status": "uncollectible"})
     await books.call("POST", f"/invoices/{given_up}/credit-note", status=201)
     assert await books.state(given_up) == ("paid", "0.00")
+
+
+async def test_money_is_revenue_of_the_plan_whose_invoice_it_pays(books: Books) -> None:
+    await books.invoice("10.00", plan_id="basic")
+    named = await books.invoice("20.00", plan_id="pro")
+    await books.pay("20.00", invoices=[{"invoice_id": named}])
+    transfer = await books.pay("10.00")
+    await books.pay("3.00")
+    settled = await books.invoice("5.00", plan_id="pro")
+    await books.call("POST", f"/invoices/{settled}/settle", {"status": "paid"})
+    await books.refund(transfer, "4.00")
+    revenue = (await books.call("GET", "/reports/revenue"))["data"]
+    assert {row["plan_id"]: (row["charged"], row["refunded"]) for row in revenue} == {
+        "basic": ("10.00", "4.00"),
+        "pro": ("25.00", "0"),
+        None: ("3.00", "0"),
+    }
 
 
 async def test_only_payments_recorded_here_can_be_matched(books: Books) -> None:
