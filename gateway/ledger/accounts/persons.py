@@ -52,7 +52,7 @@ async def recognise(connection: AsyncConnection, user_id: UUID, *, now: datetime
         }
     released = await subscriptions.update(connection, current.id, **changes)
     if released.credits_withheld is None and found.running is not None:
-        await take_over_period(connection, released)
+        await take_over_period(connection, released, actor=actor)
     elif released.credits_withheld is None:
         await allowances.grant_withheld(connection, released, plan=plan, actor=actor)
 

@@ -94,8 +94,9 @@ async def _grant_period(
     return granted is not None
 
 
-async def take_over_period(connection: AsyncConnection, subscription: StoredSubscription) -> None:
+async def take_over_period(connection: AsyncConnection, subscription: StoredSubscription, *, actor: str) -> None:
     """Assigns the running period to the subscription; its credits and usage stay."""
+    await _bill_previous(connection, subscription, actor=actor)
     assigned = {
         "subscription_id": subscription.id,
         "period_start": subscription.current_period_start,

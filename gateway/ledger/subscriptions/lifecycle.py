@@ -65,7 +65,7 @@ async def start(
         credits_withheld=given.withheld,
     )
     if given.running or given.withheld:
-        await take_over_period(connection, started)
+        await take_over_period(connection, started, actor=actor)
     else:
         await open_period(connection, started, plan=plan, actor=actor)
     return started

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -153,6 +154,22 @@ async def test_next_subscription_bills_the_one_before(connection: AsyncConnectio
     await lifecycle.start(connection, subscription.user_id, plan_id=free, now=NOON + timedelta(hours=1))
     assert await credits_of(connection, subscription.user_id) == 7
     assert await overage.has_open(connection, subscription.id)
+
+
+async def test_free_plan_that_goes_on_with_its_former_period_bills_the_one_between(connection: AsyncConnection) -> None:
+    free = await a_plan(connection, price=Decimal(0), credits_per_period=7)
+    user = await a_user(connection)
+    again = partial(lifecycle.start, connection, user.id, plan_id=free, is_own_doing=True)
+    first = await again(now=NOON)
+    await lifecycle.cancel(connection, first.id, now=NOON, at_period_end=False)
+    postpaid = await a_plan(connection, **POSTPAID)
+    between = await lifecycle.start(connection, user.id, plan_id=postpaid, now=NOON)
+    await use(connection, between, 130, at=NOON)
+    await lifecycle.cancel(connection, between.id, now=NOON, at_period_end=False)
+    await again(now=NOON + timedelta(hours=1))
+    assert await credits_of(connection, user.id) == 0
+    assert await overage.list_ended(connection, limit=10) == []
+    assert asked(await issued(connection, between, now=NOON + timedelta(hours=1))) == [(1, "10.00"), (23, "0.46")]
 
 
 async def test_plan_priced_by_usage_is_postpaid_and_bills_usage_alone(connection: AsyncConnection) -> None:
