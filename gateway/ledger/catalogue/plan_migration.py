@@ -38,7 +38,8 @@ async def _move(connection: AsyncConnection, plan: StoredPlan, version: int) -> 
     changed = frozenset() if kept is None else plans.changed_fields(kept, plan.terms, plan.permissions) - _NO_NEWS
     waiting = 0
     if kept is not None and changed:
-        news = json.dumps(plans.price_news(kept.terms, plan.terms, plan.id))
+        pricing = (kept.terms.pricing, plan.terms.pricing)
+        news = json.dumps(plan_versions.price_news(*pricing, plan_id=plan.id, name=plan.terms.name))
         costs, terms = bool(changed & plan_versions.COST), bool(changed - plan_versions.COST)
         channels = [notifications.MAIL, notifications.WEBHOOK]
         told = {"payload": news, "costs": costs, "terms": terms, "channels": channels}

@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db import notifications
 from gateway.ledger.db.tables.subscriptions import CURRENT
+from policies.billing.invoicing import Pricing, first_price
+from policies.billing.money import plain
 from policies.billing.news import PRICE_CHANGED
 
 # What decides what a period costs.
@@ -76,12 +78,12 @@ _TELL_PRICE = text("""
          INSERT INTO notices (id, user_id, kind, payload)
          SELECT gen_random_uuid(), s.user_id, :kind,
                 CAST(:payload AS jsonb) || jsonb_build_object('subscription_id', s.id, 'effective_at', to_jsonb(
-                    CASE WHEN s.metadata ? 'keeps_version_for' THEN s.current_period_end ELSE s.current_period_start
-                     END))
+                    CASE WHEN s.keeps_version THEN s.current_period_end ELSE s.current_period_start END))
            FROM subscriptions s
           WHERE s.plan_id = :plan_id AND s.provider = 'manual' AND s.status IN ('trialing', 'active')
-            AND NOT s.cancel_at_period_end AND (NOT s.keeps_version OR s.metadata ? 'keeps_version_for')
-            AND (CAST(:version AS bigint) IS NULL OR s.keeps_version AND s.plan_version = :version)
+            AND NOT s.cancel_at_period_end
+            AND CASE WHEN CAST(:version AS bigint) IS NULL THEN NOT s.keeps_version
+                ELSE s.keeps_version AND s.metadata ? 'keeps_version_for' AND s.plan_version = :version END
          RETURNING id)
     INSERT INTO notice_deliveries (notice_id, channel)
     SELECT told.id, channel FROM told CROSS JOIN unnest(CAST(:channels AS text[])) channel
@@ -112,6 +114,8 @@ _LET_WAIT = text(f"""
 """)  # noqa: S608 - CURRENT is a constant
 
 _WAITING = "s.plan_id = :plan_id AND s.keeps_version AND s.metadata ? 'keeps_version_for'"
+
+_LIST_WAITING = text(f"SELECT DISTINCT plan_version FROM subscriptions s WHERE {_WAITING} ORDER BY plan_version")  # noqa: S608 - made of constants
 
 # Versions that somebody waits with and that differ from today's in more than what a period costs.
 _WAITED_WITH = text(f"""
@@ -185,12 +189,27 @@ async def let_wait(connection: AsyncConnection, plan_id: str) -> Sequence[int]:
     return (await connection.scalars(_LET_WAIT, {"plan_id": plan_id, "cost": sorted(COST)})).all()
 
 
-async def tell_price(
-    connection: AsyncConnection, plan_id: str, *, payload: Mapping[str, Any], version: int | None = None
-) -> None:
-    """Tells the subscribers whom another price of the plan is for, with the present period or the next.
+async def list_waiting(connection: AsyncConnection, plan_id: str) -> Sequence[int]:
+    """The versions with which anybody waits for another price."""
+    return (await connection.scalars(_LIST_WAITING, {"plan_id": plan_id})).all()
 
-    `version`: only those who wait with it.
+
+def price_news(former: Pricing, present: Pricing, *, plan_id: str, name: str) -> dict[str, str]:
+    """What is told of another price."""
+    return {
+        "plan_id": plan_id,
+        "plan": name,
+        "previous_price": plain(first_price(former)),
+        "price": plain(first_price(present)),
+        "currency": present.currency,
+    }
+
+
+async def tell_price(
+    connection: AsyncConnection, plan_id: str, *, payload: Mapping[str, Any], version: int | None
+) -> None:
+    """Tells those who follow the plan of another price, which is that of the present period; or those who wait for it
+    with a `version`, of that of the next.
     """
     channels = [notifications.MAIL, notifications.WEBHOOK]
     told = {"plan_id": plan_id, "kind": PRICE_CHANGED, "payload": json.dumps(payload), "channels": channels}

@@ -25,8 +25,7 @@ from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
-from policies.billing.invoicing import PriceTier, Pricing, first_price, tiers_mode
-from policies.billing.money import plain
+from policies.billing.invoicing import PriceTier, Pricing, tiers_mode
 from policies.billing.overage import Overage
 from policies.billing.periods import Interval
 from policies.billing.price_checks import Offer, OfferedPrice
@@ -211,27 +210,27 @@ async def change(
     if granted is not None:
         await _replace_permissions(connection, plan_id, granted)
     await plan_versions.record(connection, plan_id)
+    if former is not None and reach == "migrate" and subscribers is None:
+        waiting = await plan_versions.let_wait(connection, plan_id)
+        await _tell_price(connection, plan_id, former.terms.pricing, terms, waiting)
     if reach == "migrate":
-        for version in await plan_versions.let_wait(connection, plan_id) if subscribers is None else ():
-            if (kept := await get_version(connection, plan_id, version)) is not None:
-                news = price_news(kept.terms, terms, plan_id)
-                await plan_versions.tell_price(connection, plan_id, payload=news, version=version)
         await plan_versions.unpin_subscribers(connection, plan_id, leaves_waiting=subscribers is None)
         await plan_versions.carry_waiting(connection, plan_id)
     if former is not None and former.terms.pricing != terms.pricing:
-        await plan_versions.tell_price(connection, plan_id, payload=price_news(former.terms, terms, plan_id))
+        waiting = await plan_versions.list_waiting(connection, plan_id)
+        await _tell_price(connection, plan_id, former.terms.pricing, terms, (None, *waiting))
     return await _existing(connection, plan_id)
 
 
-def price_news(former: PlanTerms, terms: PlanTerms, plan_id: str) -> dict[str, str]:
-    """What is told of another price."""
-    return {
-        "plan_id": plan_id,
-        "plan": terms.name,
-        "previous_price": plain(first_price(former.pricing)),
-        "price": plain(first_price(terms.pricing)),
-        "currency": terms.currency,
-    }
+async def _tell_price(
+    connection: AsyncConnection, plan_id: str, former: Pricing, terms: PlanTerms, versions: Iterable[int | None]
+) -> None:
+    """Names the price that each of `versions` has (None: who follows the plan); if that comes back, `former`."""
+    for version in versions:
+        kept = None if version is None else await get_version(connection, plan_id, version)
+        before = former if kept is None or kept.terms.pricing == terms.pricing else kept.terms.pricing
+        news = plan_versions.price_news(before, terms.pricing, plan_id=plan_id, name=terms.name)
+        await plan_versions.tell_price(connection, plan_id, payload=news, version=version)
 
 
 async def remove(connection: AsyncConnection, plan_id: str) -> None:

@@ -159,3 +159,16 @@ async def test_change_for_everyone_gives_who_kept_a_version_its_terms_at_once_an
         await renewals.advance(connection, found.id, now=found.current_period_end + timedelta(seconds=1), grace=GRACE)
     assert not (await current_subscription(stripe_stack, first)).keeps_version
     assert (await ask(stripe_stack, "POST", "/invoices", {"subscription_id": str(found.id)}))["subtotal"] == "49.99"
+
+
+async def test_who_waits_for_another_price_is_told_the_price_that_they_have(stripe_stack: PaymentStack) -> None:
+    first = await started(stripe_stack)
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"price": "39.99"})
+    second = await started(stripe_stack)
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"price": "49.99"})
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"price": "29.99"})
+    for user, told in (
+        (first, {("29.99", "39.99"), ("29.99", "49.99"), ("49.99", "29.99")}),
+        (second, {("39.99", "49.99"), ("39.99", "29.99")}),
+    ):
+        assert {(each["previous_price"], each["price"]) for _, each in await news(stripe_stack, user)} == told
