@@ -31,8 +31,8 @@ def test_mails_are_those_of_the_table() -> None:
 async def test_operator_is_told_of_keys(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     key = await a_key(connection, user.id)
-    retire_at = now() + timedelta(hours=1)
-    _, successor = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=retire_at)
+    rotated_at, grace = now(), timedelta(hours=1)
+    _, successor = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=rotated_at, grace=grace)
     for _ in range(2):
         await api_keys.revoke(connection, successor.id)
     told = await list_notifications(connection, user.id)  # which compares the fields with the table

@@ -100,8 +100,8 @@ def rotate(
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
         fingerprint = api_keys.fingerprint(secret, settings.secrets.peppers)
-        retire_at = now() + timedelta(seconds=grace_seconds)
-        old, new = await api_keys.rotate(connection, key, fingerprint=fingerprint, retire_at=retire_at)
+        grace = timedelta(seconds=grace_seconds)
+        old, new = await api_keys.rotate(connection, key, fingerprint=fingerprint, now=now(), grace=grace)
         await _record(connection, "keys.rotate", old)
         await _record(connection, "keys.create", new)
         return {**_key_fields(new), "key": secret.secret}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import users
 from gateway.ledger.db import notifications
-from gateway.ledger.db.errors import NotFound, checked
+from gateway.ledger.db.errors import InUse, NotFound, checked
 from gateway.ledger.db.outbox import bump_account
 from gateway.ledger.db.rows import Page, columns, page_by_time, value
 from gateway.ledger.db.tables import api_keys
@@ -151,14 +151,23 @@ async def revoke(connection: AsyncConnection, key_id: UUID) -> ApiKey:
 
 
 async def rotate(
-    connection: AsyncConnection, key_id: UUID, *, fingerprint: Fingerprint, retire_at: datetime
+    connection: AsyncConnection,
+    key_id: UUID,
+    *,
+    fingerprint: Fingerprint,
+    now: datetime,
+    grace: timedelta = timedelta(0),
 ) -> tuple[ApiKey, ApiKey]:
-    """(old, new): the old key works until `retire_at` or its own expiry, whichever is sooner; the new one inherits all.
+    """(old, new): the old key works for `grace` or until its own expiry, whichever is sooner; the new inherits all.
 
-    Raises NotFound, also for a revoked key.
+    Raises NotFound, also for a revoked key, and InUse for one whose own expiry has passed: its successor would
+    have expired too.
     """
     key = await _get_for_update(connection, key_id)
     own_expiry = await _own_expiry(connection, key)
+    if own_expiry is not None and own_expiry <= now:
+        raise InUse("This key has expired, and so would its successor: set a later expiry first, or create another key")
+    retire_at = now + grace
     inherited = {name: getattr(key, name) for name in _INHERITED} | {"expires_at": own_expiry}
     retired_at = retire_at if key.expires_at is None else min(key.expires_at, retire_at)
     marks = {"retired_at": retired_at.isoformat(), "expires_at": own_expiry and own_expiry.isoformat()}

@@ -114,6 +114,16 @@ async def test_key_rotated_without_grace_has_expired(admin_api: AdminApi) -> Non
     assert (await admin_api.get(f"/keys/{old['id']}"))["status"] == "expired"
 
 
+async def test_expired_key_is_not_replaced_by_one_that_is_expired_too(admin_api: AdminApi) -> None:
+    key = await admin_api.create_key((await admin_api.create_user())["id"])
+    path, past = f"/keys/{key['id']}", (now() - timedelta(seconds=1)).isoformat()
+    await admin_api.call("PATCH", path, json={"expires_at": past})
+    refused = await admin_api.post(f"{path}/rotate", status=409)
+    assert (refused["code"], "later expiry" in refused["detail"]) == ("conflict", True)
+    await admin_api.call("PATCH", path, json={"expires_at": "2090-01-01"})
+    assert (await admin_api.post(f"{path}/rotate", status=201))["status"] == "active"
+
+
 async def test_key_status_is_the_first_refusal_of_a_call(admin_api: AdminApi) -> None:
     user = await admin_api.create_user()
     key = await admin_api.create_key(user["id"])

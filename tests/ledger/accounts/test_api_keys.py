@@ -77,7 +77,7 @@ async def test_revoked_key_stays_revoked(connection: AsyncConnection) -> None:
     with pytest.raises(NotFound):
         await api_keys.patch(connection, key.id, status=KeyStatus.ACTIVE)
     with pytest.raises(NotFound):
-        await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON)
+        await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=NOON)
 
 
 async def test_key_patch_cannot_revoke(connection: AsyncConnection) -> None:
@@ -92,7 +92,7 @@ async def test_rotated_key_passes_on_its_settings_and_expires(connection: AsyncC
         name="ci", permissions=["a"], allowed_ips=["::1/128"], credit_cap=9, expires_at=expires_at
     )
     key = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), **given)
-    old, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON)
+    old, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=NOON)
     assert (old.id, old.expires_at, old.status) == (key.id, NOON, KeyStatus.ACTIVE)
     assert (new.rotated_from, new.user_id, new.name, new.permissions) == (key.id, user.id, "ci", ("a",))
     assert (new.allowed_ips, new.credit_cap, new.expires_at) == (("::1/128",), 9, expires_at)
@@ -100,9 +100,10 @@ async def test_rotated_key_passes_on_its_settings_and_expires(connection: AsyncC
 
 async def test_rotation_never_prolongs_the_old_key(connection: AsyncConnection) -> None:
     user = await a_user(connection)
-    key = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), expires_at=NOON)
-    old, _ = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON + timedelta(days=1))
-    assert old.expires_at == NOON
+    expires_at = NOON + timedelta(hours=1)
+    key = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), expires_at=expires_at)
+    old, _ = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=NOON, grace=timedelta(days=1))
+    assert old.expires_at == expires_at
 
 
 async def test_last_use_never_goes_back(connection: AsyncConnection) -> None:
@@ -129,14 +130,14 @@ async def test_key_rotated_twice_passes_on_its_own_expiry_and_no_grace(connectio
     for expires_at in (None, NOON + timedelta(days=30)):
         key = await api_keys.create(connection, user.id, fingerprint=a_fingerprint(), expires_at=expires_at)
         for grace in (timedelta(hours=2), timedelta(hours=1)):
-            old, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON + grace)
+            old, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=NOON, grace=grace)
             assert (old.expires_at, new.expires_at) == (NOON + grace, expires_at)
 
 
 async def test_expiry_that_is_set_after_a_rotation_is_passed_on(connection: AsyncConnection) -> None:
     user = await a_user(connection)
     key = await a_key(connection, user.id)
-    await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON)
+    await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=NOON)
     await api_keys.patch(connection, key.id, expires_at=NOON + timedelta(days=9))
-    _, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON)
+    _, new = await api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=NOON)
     assert new.expires_at == NOON + timedelta(days=9)

@@ -99,7 +99,7 @@ async def test_account_version_grows_with_every_change(connection: AsyncConnecti
         users.reactivate(connection, user.id),
         api_keys.create(connection, user.id, fingerprint=a_fingerprint()),
         api_keys.patch(connection, key.id, status=KeyStatus.DISABLED),
-        api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), retire_at=NOON),
+        api_keys.rotate(connection, key.id, fingerprint=a_fingerprint(), now=NOON),
         lifecycle.start(connection, user.id, plan_id=plan.id, now=NOON),
         api_keys.revoke(connection, key.id),
         users.delete(connection, user.id),

@@ -179,8 +179,9 @@ class TestCreditCaps:
         new = compose(data_plane.config.keys.prefix, token_bytes(ENTROPY_BYTES))
         async with data_plane.database.transaction() as connection:
             fingerprint = api_keys.fingerprint(new, data_plane.config.secrets.peppers)
-            retire_at = now() + timedelta(hours=1)
-            _, made = await api_keys.rotate(connection, account.key_id, fingerprint=fingerprint, retire_at=retire_at)
+            _, made = await api_keys.rotate(
+                connection, account.key_id, fingerprint=fingerprint, now=now(), grace=timedelta(hours=1)
+            )
         await data_plane.publish()
         rotated = replace(account, key=new.secret)
         assert [(await data_plane.get(each)).status_code for each in (rotated, account, rotated, account)] == [

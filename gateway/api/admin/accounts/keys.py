@@ -109,14 +109,15 @@ async def rotate_key(
     key_factory: KeyFactoryDep,
     body: Annotated[Rotation | None, Body()] = None,
 ) -> IssuedKey:
-    """Makes a key of the same settings, shown this once. The old one expires when its grace is over."""
+    """Makes a key of the same settings, shown this once. The old one expires when its grace is over.
+
+    409 for a key whose own expiry has passed: its successor would have expired too.
+    """
     secret, fingerprint = key_factory.create()
     grace = timedelta(seconds=body.grace_seconds if body else 0)
     async with unit_of_work.change() as change:
         before = _usable(await _locked(change.connection, key_id))
-        retired, row = await api_keys.rotate(
-            change.connection, key_id, fingerprint=fingerprint, retire_at=now() + grace
-        )
+        retired, row = await api_keys.rotate(change.connection, key_id, fingerprint=fingerprint, now=now(), grace=grace)
         old, after = key_model(before, now()), key_model(retired, now())
         reason = body.reason if body else None
         await change.record("keys.rotate", "key", entity_id=key_id, before=old, after=after, reason=reason)
