@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway.web.console.account import account_page, id_in_path
@@ -84,17 +86,18 @@ async def rotate_key(page: Operator) -> Response:
     """The answer shows the new key, this once."""
     form = page.form
     body = {"grace_seconds": form.whole("grace_seconds") or 0, "reason": form.required("reason")}
-    path = f"/keys/{segment(page.path('key_id'))}/rotate"
-    issued = await page.submit(lambda: page.api.post(path, body, once=page.once))
+    path = await _path_of_key(page)
+    issued = await page.submit(lambda: page.api.post(f"{path}/rotate", body, once=page.once))
     return await account_page(page, status=form.status, action="keys", issued=issued)
 
 
 @pages.post("/accounts/{user_id}/keys/{key_id}/revoke")
 async def revoke_key(page: Operator) -> Response:
+    path = await _path_of_key(page)
     if not await page.prove():
         return await account_page(page, status=422, action="keys")
-    path = f"/keys/{segment(page.path('key_id'))}/revoke"
-    return await _act(page, "keys", lambda: page.api.post(path, _reason(page)), "The key is revoked for good.")
+    call = lambda: page.api.post(f"{path}/revoke", _reason(page))  # noqa: E731 - read once
+    return await _act(page, "keys", call, "The key is revoked for good.")
 
 
 @pages.post("/accounts/{user_id}/sign-in-as")
@@ -119,6 +122,14 @@ async def _change_pause(page: Operator, verb: str, done: str) -> Response:
         return await account_page(page, status=409, action="pause")
     path = f"/subscriptions/{user['subscription']['id']}/{verb}"
     return await _act(page, "pause", lambda: page.api.post(path, _reason(page)), done)
+
+
+async def _path_of_key(page: Operator) -> str:
+    """Raises HTTPException(404) for a key that is not the account's, and ApiRefused for one that nobody has."""
+    path = f"/keys/{segment(page.path('key_id'))}"
+    if UUID((await page.api.get(path))["user_id"]) != UUID(id_in_path(page)):
+        raise HTTPException(404)
+    return path
 
 
 def _reason(page: Operator) -> dict[str, Any]:

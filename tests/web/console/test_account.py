@@ -7,6 +7,8 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
 
+import pytest
+
 from gateway.api.admin import AdminApi
 from gateway.clock import now
 from gateway.ledger.payments import top_ups
@@ -161,6 +163,16 @@ async def test_key_is_revoked_for_good(root: Browser, api: Api) -> None:
     path = f"/accounts/{user['id']}"
     await root.submit(path, f"{path}/keys/{key['id']}/revoke", reason="lost")
     assert (await api.get(f"/keys/{key['id']}"))["status"] == "revoked"
+
+
+@pytest.mark.parametrize("verb", ["rotate", "revoke"])
+async def test_key_is_changed_on_the_page_of_its_own_account_only(root: Browser, api: Api, verb: str) -> None:
+    user, other = await api.create_user(), await api.create_user()
+    key = await api.post("/keys", {"user_id": other["id"]})
+    path = f"/accounts/{user['id']}"
+    await root.submit(path, f"{path}/keys/{key['id']}/{verb}", status=404, reason="lost", once=uuid4().hex)
+    await root.submit(path, f"{path}/keys/{uuid4()}/{verb}", status=404, reason="lost", once=uuid4().hex)
+    assert await api.get(f"/keys/{key['id']}") == {name: each for name, each in key.items() if name != "key"}
 
 
 async def test_html_in_every_text_field_is_harmless(root: Browser, api: Api) -> None:
