@@ -180,7 +180,12 @@ async def _lock_or_create(
         return locked
     price = await own_parts.get_price(connection, update.provider, remote.price_id)
     return await await_payment(
-        connection, locked.user_id, plan_id=price.plan_id, provider=update.provider, now=update.fetched_at
+        connection,
+        locked.user_id,
+        plan_id=price.plan_id,
+        provider=update.provider,
+        now=update.fetched_at,
+        may_be_deleted=True,
     )
 
 

@@ -94,13 +94,21 @@ async def start_trial(
 
 
 async def await_payment(
-    connection: AsyncConnection, user_id: UUID, *, plan_id: str, provider: str, now: datetime, quantity: int = 1
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    plan_id: str,
+    provider: str,
+    now: datetime,
+    quantity: int = 1,
+    may_be_deleted: bool = False,
 ) -> StoredSubscription:
     """Creates an incomplete subscription without credits; the provider's state completes it.
 
-    Another subscription may be current meanwhile. An incomplete one of the same plan and provider is reused.
+    Another subscription may be current meanwhile. An incomplete one of the same plan and provider is reused. What was
+    paid for at the provider has one though the account `may_be_deleted`, so that it is ended there.
     """
-    plan, zone = await _lock_account(connection, user_id, plan_id)
+    plan, zone = await _lock_account(connection, user_id, plan_id, may_be_deleted=may_be_deleted)
     open_one = select(tables.subscriptions.c.id).where(
         tables.subscriptions.c.user_id == user_id,
         tables.subscriptions.c.plan_id == plan_id,
@@ -215,10 +223,15 @@ async def time_zone_of(connection: AsyncConnection, user_id: UUID) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
-async def _lock_account(connection: AsyncConnection, user_id: UUID, plan_id: str) -> tuple[StoredPlan, ZoneInfo]:
-    """Locks the account; gives the plan and the account's time zone."""
+async def _lock_account(
+    connection: AsyncConnection, user_id: UUID, plan_id: str, *, may_be_deleted: bool = False
+) -> tuple[StoredPlan, ZoneInfo]:
+    """Locks the account; gives the plan and the account's time zone. Raises NotFound, once it is deleted too."""
     plan = await get_plan(connection, plan_id)
-    if await bump_account(connection, user_id) is None:
+    await bump_account(connection, user_id)
+    deleted_at = select(tables.users.c.deleted_at).where(tables.users.c.id == user_id)
+    found = (await connection.execute(deleted_at)).one_or_none()
+    if found is None or (found.deleted_at is not None and not may_be_deleted):
         raise NotFound("user", user_id)
     return plan, await time_zone_of(connection, user_id)
 

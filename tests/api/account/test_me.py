@@ -175,6 +175,19 @@ async def test_password_that_is_reset_meanwhile_changes_nothing_any_more(account
         assert tuple(row) == ("of the owner", customer.email)
 
 
+async def test_subscription_that_meets_the_deletion_does_not_begin(account_api: AccountApi) -> None:
+    customer = await account_api.customer()
+    async with account_api.database.transaction() as connection:
+        plan = await plans.create(connection, PlanTerms(name=uuid4().hex, price=Decimal(0), credits_per_period=7))
+    async with account_api.database.transaction() as connection:
+        await erasure.erase(connection, customer.id, now=now())
+        sent = asyncio.create_task(customer.client.post(f"/subscriptions/{plan.id}"))
+        await until_waiting(account_api.database)
+    assert (await sent).status_code == 404
+    async with account_api.database.read() as connection:
+        assert await subscriptions.get_current(connection, customer.id) is None
+
+
 async def test_requests_that_meet_the_deletion_leave_no_personal_data(account_api: AccountApi) -> None:
     customer = await account_api.customer(name="Grace Hopper")
     async with account_api.database.transaction() as connection:
