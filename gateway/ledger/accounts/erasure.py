@@ -41,6 +41,9 @@ async def erase(connection: AsyncConnection, user_id: UUID, *, now: datetime) ->
         await lifecycle.cancel(connection, current.id, now=now, at_period_end=False)
     await notifications.delete_for_user(connection, user_id)
     await sink_hours.mark_months(connection, await sink_hours.list_dropped(connection), user_ids=[user_id])
+    # After the user, as payments lock them. A payment under way needs its card.
+    await connection.execute(_FORGET_CHECKOUT_PAGES, {"user_id": user_id})
+    await connection.execute(_FORGET_CARDS_CHARGED, {"user_id": user_id})
     if buyer is not None:
         await billing_spans.keep_buyer(connection, user_id, to_json(buyer))
     payload = {"user_id": str(user_id)}
@@ -71,6 +74,10 @@ _TURN_OFF_TOP_UPS = text("""
     UPDATE top_up_settings SET status = 'off', payment_method_id = NULL, payment_method = NULL,
            setup_checkout_id = NULL, stopped_reason = NULL, stopped_at = NULL, updated_at = now()
      WHERE user_id = :user_id
+""")
+_FORGET_CHECKOUT_PAGES = text("UPDATE checkouts SET url = NULL WHERE user_id = :user_id AND url IS NOT NULL")
+_FORGET_CARDS_CHARGED = text("""
+    UPDATE top_ups SET payment_method_id = '' WHERE user_id = :user_id AND status <> 'pending'
 """)
 _ERASE_USAGE = text(f"""
     UPDATE usage_tracking t SET {", ".join(f"{each} = NULL" for each in PERSONAL_COLUMNS)}

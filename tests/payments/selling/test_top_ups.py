@@ -216,11 +216,22 @@ async def test_payment_under_way_is_not_made_once_the_account_is_deleted_or_susp
 
 
 async def test_erasure_forgets_the_card(ada: Topped) -> None:
+    await ada.run(3)
+    await ada.hear()
+    bought = await ada.client.post("/me/credits/checkout", json={"pack": PACK.id})
+    assert bought.status_code == 201
     async with ada.stack.database.transaction() as connection:
         await erasure.erase(connection, ada.user.id, now=now())
         settings = await top_ups.get_settings(connection, ada.user.id)
     assert settings is not None
     assert (settings.status, settings.payment_method_id, settings.payment_method) == ("off", None, None)
+    async with ada.stack.database.read() as connection:
+        query = text(
+            "SELECT c.url, t.payment_method_id FROM checkouts c LEFT JOIN top_ups t ON t.checkout_id = c.id"
+            " WHERE c.user_id = :id ORDER BY c.created_at"
+        )
+        kept = (await connection.execute(query, {"id": ada.user.id})).all()
+    assert [tuple(row) for row in kept] == [(None, ""), (None, None)]
     assert await ada.told() == []
 
 
