@@ -196,6 +196,9 @@ _DUPLICATES = {
     "uq_subscriptions_trial": "The account has had its one trial; subscribe without.",
     "uq_coupons_code": "There is a coupon of this code already, perhaps an inactive one.",
     "uq_permissions_name": "There is a permission of this name already.",
+    "uq_products_name": "There is a product of this name already.",
+    "uq_experiments_name": "There is an experiment of this name already, perhaps one that has ended.",
+    "uq_admin_tokens_name": "An admin token has, or had, this name; the audit log names what each did by it.",
 }
 
 

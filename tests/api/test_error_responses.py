@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -58,6 +59,26 @@ async def test_validation_names_every_wrong_field(admin_api: AdminApi) -> None:
     found = {error["field"]: error["message"] for error in response.json()["errors"]}
     assert found.keys() == {"email", "emial", "name"}
     assert (found["email"], found["emial"]) == ("required", "no such field")
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("admin-tokens", {"scopes": ["read"]}),
+        ("experiments", {"variants": [{"name": "a", "plans": ["one"]}, {"name": "b", "plans": ["two"]}]}),
+        ("permissions", {}),
+        ("plans", {"price": "1.00"}),
+        ("products", {}),
+    ],
+)
+async def test_conflict_says_that_the_name_is_taken(admin_api: AdminApi, path: str, more: dict[str, Any]) -> None:
+    if path == "experiments":
+        for variant in more["variants"]:
+            variant["plans"] = [(await admin_api.post("/plans", {"name": uuid4().hex, "price": 0}, status=201))["id"]]
+    named = {"name": uuid4().hex, **more}
+    await admin_api.post(f"/{path}", named, status=201)
+    refused = await admin_api.post(f"/{path}", named | ({"id": uuid4().hex} if path == "plans" else {}), status=409)
+    assert "this name" in refused["detail"], refused["detail"]
 
 
 @pytest.mark.parametrize(
