@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,7 +15,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import AfterValidator, Field
 
-from gateway.api.errors import Conflict, Invalid
+from gateway.api.errors import Conflict, Invalid, Throttled
 from gateway.api.selling import coupons
 from gateway.api.selling.coupons import HeldCoupon
 from gateway.config.plans import Pack
@@ -26,13 +27,16 @@ from gateway.ledger.payments.checkouts import Checkout
 from gateway.ledger.payments.provider_updates import ProviderUpdate, fetch_update
 from gateway.ledger.subscriptions.free_credits import had_trial
 from gateway.ledger.subscriptions.lifecycle import await_payment
+from gateway.paced_subjects import PacedSubjects
 from gateway.payments.provider import CheckoutRequest, Provider, ProviderRefused
+from policies.access.throttling import PROVIDER_CALLS_OF_ACCOUNT
 from policies.billing.coupons import Purchase
 from policies.billing.issuing import Issuer
 from policies.billing.providers import PROVIDERS, provider_ids
 from policies.credits.allowances import has_seats
 
 _T = TypeVar("_T")
+_provider_calls = PacedSubjects(PROVIDER_CALLS_OF_ACCOUNT)
 
 
 def _known_provider(name: str) -> str:
@@ -110,6 +114,12 @@ class Sale:
     database: Database
     user: User
     provider: str | None = None
+
+
+def pace_provider_calls(user: User) -> None:
+    """Before what a customer has a provider asked. Raises Throttled, so that nobody uses up what others need."""
+    if not _provider_calls.take(user.id):
+        raise Throttled(math.ceil(PROVIDER_CALLS_OF_ACCOUNT.seconds_each))
 
 
 async def create_plan_checkout(

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from gateway.api.checkout import _provider_calls
 from gateway.payments.stripe.sessions import CheckoutOptions
+from policies.access.throttling import PROVIDER_CALLS_OF_ACCOUNT
 from tests.payments.fake_stripe import FakeStripe
-from tests.payments.payment_stack import PaymentStack, account_app, only
+from tests.payments.payment_stack import PACK, PaymentStack, account_app, only
 from tests.payments.test_stripe_lifecycle import deliver_all, subscribe_and_pay
 
 EVERYTHING = CheckoutOptions(automatic_tax=True, tax_id_collection=True, promotion_codes=True, requires_address=True)
@@ -132,3 +134,29 @@ async def test_portal_leads_back_to_a_page_of_a_configured_site(
     assert answer.status_code == status, answer.text
     if leads_to is not None:
         assert answer.json()["url"] == f"https://portal.test?to={leads_to}"
+
+
+async def test_customer_has_stripe_asked_at_a_pace_and_others_are_served(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """Stripe answers so many requests a second for all customers together."""
+    eager, other = await stripe_stack.create_user(), await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, eager)
+    begun = await stripe_stack.buy_pack(eager)
+    async with await stripe_stack.client_for(eager) as client:
+        subscription_id = (await client.get("/subscriptions/me")).json()["id"]
+        for _ in range(PROVIDER_CALLS_OF_ACCOUNT.burst):
+            _provider_calls.take(eager.id)
+        asked = len(fake_stripe.requests)
+        for method, path, body in (
+            ("POST", "/me/credits/checkout", {"pack": PACK.id}),
+            ("POST", f"/me/checkout/{begun.id}/confirm", None),
+            ("POST", "/me/billing/portal", None),
+            ("POST", f"/subscriptions/{subscription_id}/change", {"plan_id": "pro"}),
+            ("DELETE", f"/subscriptions/{subscription_id}", None),
+        ):
+            refused = await client.request(method, path, json=body)
+            assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited"), path
+            assert int(refused.headers["retry-after"]) >= 1
+    assert len(fake_stripe.requests) == asked
+    assert (await stripe_stack.subscribe(other)).url

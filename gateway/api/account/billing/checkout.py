@@ -17,6 +17,7 @@ from gateway.api.checkout import (
     Sale,
     create_pack_checkout,
     fetch_checkout_update,
+    pace_provider_calls,
     with_customer,
 )
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
@@ -89,6 +90,7 @@ async def buy_credits(
 ) -> Checkout:
     """Gives the URL to pay at. The credits are there once the provider says that they are paid for."""
     checkout_service.provider(body.provider)
+    pace_provider_calls(me.user)
     sale = Sale(checkout_service, dependencies.database, me.user, body.provider)
     pack = checkout_service.pack(body.pack)
     return Checkout.model_validate(await create_pack_checkout(sale, pack, now=now(), coupon=body.coupon or coupon))
@@ -106,6 +108,7 @@ async def confirm_checkout(
     """For a client who is back before the provider's message is here. Asking again changes nothing."""
     checkout = await _own(checkout_id, me)
     if checkout.status != "completed":
+        pace_provider_calls(me.user)
         sale = Sale(checkout_service, dependencies.database, me.user)
         update = await fetch_checkout_update(sale, checkout)
         if update is not None:
@@ -123,6 +126,7 @@ async def open_portal(
 ) -> PortalLink:
     """It leads back to where the customer came from."""
     provider = checkout_service.provider(body.provider if body else None)
+    pace_provider_calls(me.user)
     return_url = checkout_service.portal_return(body.return_url if body else None)
     email = None if me.user.email_verified_at is None else me.user.email
     call = partial(provider.portal_url, email=email, return_url=return_url)

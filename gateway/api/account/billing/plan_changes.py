@@ -17,7 +17,7 @@ from gateway.api.account.billing.own_subscription import (
 )
 from gateway.api.account.dependencies import DependenciesDep, Me
 from gateway.api.billed_subscriptions import change_at_provider, is_billed, is_free, undo_change_at_provider
-from gateway.api.checkout import CheckoutServiceDep, check_seats
+from gateway.api.checkout import CheckoutServiceDep, check_seats, pace_provider_calls
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
 from gateway.api.schemas.fields import Flag, Line, PositiveCount
@@ -62,6 +62,7 @@ async def change_plan(
         plan = await _wanted(connection, me, found, name=body.plan_id)
     check_seats(plan, body.quantity)
     if is_billed(found):
+        pace_provider_calls(me.user)
         confirmation_url = await change_at_provider(
             dependencies.database,
             checkout_service,
@@ -89,6 +90,7 @@ async def undo_change(
         raise Conflict("No change is scheduled for this subscription.")
     if not is_billed(found):
         return await _change_with_period(me, found, plan_id=found.plan_id, action="subscriptions.undo_change")
+    pace_provider_calls(me.user)
     await undo_change_at_provider(checkout_service, found)
     return await sync(me, dependencies, checkout_service.provider(found.provider), found)
 

@@ -24,6 +24,7 @@ from gateway.api.checkout import (
     Sale,
     check_seats,
     create_plan_checkout,
+    pace_provider_calls,
 )
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN, UNKNOWN
@@ -103,6 +104,8 @@ async def subscribe(
     check_seats(plan, order.quantity)
     if not is_free(plan.terms):
         _check_may_buy(current, plan)
+        checkout_service.provider(order.provider)
+        pace_provider_calls(me.user)
         sale = Sale(checkout_service, dependencies.database, me.user, order.provider)
         checkout = await create_plan_checkout(
             sale, plan, quantity=order.quantity, now=now(), coupon=order.coupon or coupon
@@ -138,6 +141,7 @@ async def end_subscription(
     at_period_end = not ending.now and found.status is not SubscriptionStatus.INCOMPLETE
     transition(found, SubscriptionEvent.CANCEL_AT_PERIOD_END if at_period_end else SubscriptionEvent.CANCEL_NOW)
     if is_billed(found):
+        pace_provider_calls(me.user)
         provider = checkout_service.provider(found.provider)
         await provider.cancel(remote_id(found), at_period_end=at_period_end)
         return await sync(me, dependencies, provider, found)
@@ -157,6 +161,7 @@ async def undo_cancellation(
     found = await read_own(me, subscription_id)
     transition(found, SubscriptionEvent.UNDO_CANCEL)
     if is_billed(found):
+        pace_provider_calls(me.user)
         provider = checkout_service.provider(found.provider)
         await provider.resume(remote_id(found))
         return await sync(me, dependencies, provider, found)

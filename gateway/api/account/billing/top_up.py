@@ -10,7 +10,13 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from gateway.api.account.dependencies import DependenciesDep, Me
-from gateway.api.checkout import CheckoutService, CheckoutServiceDep, PaymentsNotConfigured, with_customer
+from gateway.api.checkout import (
+    CheckoutService,
+    CheckoutServiceDep,
+    PaymentsNotConfigured,
+    pace_provider_calls,
+    with_customer,
+)
 from gateway.api.errors import Conflict, Invalid
 from gateway.api.openapi import CONFLICTS, PAID_FOR, SIGNED_IN
 from gateway.api.schemas.fields import Line, PositiveCredits, Price
@@ -80,6 +86,7 @@ async def save_card(me: Me, dependencies: DependenciesDep, checkout_service: Che
     """A new card starts what had stopped."""
     provider = _provider(checkout_service)
     await _agreed(me)
+    pace_provider_calls(me.user)
     back = checkout_service.return_url()
     call = partial(
         cast("CardProvider", provider).create_setup,
@@ -98,6 +105,7 @@ async def confirm_card(me: Me, dependencies: DependenciesDep, checkout_service: 
     """For a client who is back before the provider's message is here. Asking again changes nothing."""
     provider, agreed = _provider(checkout_service), await _agreed(me)
     if agreed.setup_checkout_id is not None:
+        pace_provider_calls(me.user)
         fetch = partial(provider.fetch, ObjectRef(ObjectKind.CHECKOUT, agreed.setup_checkout_id))
         update = await fetch_update(dependencies.database, provider, fetch)
         async with me.unit_of_work.change() as change:
