@@ -17,6 +17,8 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _LAST_LABEL = r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # no address of the form 192.0.2.1
 PATTERN = rf"{_ATOM}(\.{_ATOM})*@({_LABEL}\.)*{_LAST_LABEL}"
 _MAILBOX = re.compile(PATTERN)
+# Of the addresses that erased accounts are left with: nobody else may have one. It never resolves (RFC 2606 section 2).
+ERASED_DOMAIN = "deleted.invalid"
 
 
 class InvalidEmail(ValueError):  # noqa: N818 - a refusal, not a fault
@@ -35,7 +37,7 @@ def normalised(text: str) -> str:
         except (idna.IDNAError, UnicodeError):
             raise InvalidEmail from None
     address = f"{local}@{domain.lower()}"
-    if len(address) > MAX_CHARACTERS or not _MAILBOX.fullmatch(address):
+    if len(address) > MAX_CHARACTERS or not _MAILBOX.fullmatch(address) or address.endswith(f"@{ERASED_DOMAIN}"):
         raise InvalidEmail
     return address
 

@@ -30,6 +30,13 @@ def test_mailbox_is_stored_in_one_spelling(given_address: str, stored: str) -> N
     assert normalised(stored) == stored
 
 
+@pytest.mark.parametrize("erased", ["ada@deleted.invalid", " ada@Deleted.INVALID"])
+def test_address_of_an_erased_account_is_refused(erased: str) -> None:
+    with pytest.raises(InvalidEmail):
+        normalised(erased)
+    assert normalised("ada@not.deleted.invalid") == "ada@not.deleted.invalid"
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

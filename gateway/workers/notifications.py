@@ -13,6 +13,7 @@ from collections.abc import Collection
 import structlog
 
 from gateway import metrics
+from gateway.email_addresses import ERASED_DOMAIN
 from gateway.ledger.db import notifications
 from gateway.ledger.db.notifications import CHANNELS, MAIL, Delivery
 from gateway.ledger.db.session import Database
@@ -25,7 +26,6 @@ BATCH = 20
 DELIVERY_SECONDS = 60.0
 # Longer than any delivery may take: a delivery that is not marked by then belonged to a worker that died.
 LEASE_SECONDS = 120.0
-_DELETED_USER = "@deleted.invalid"
 
 # Seconds after each attempt: the schedule that Standard Webhooks recommends ("Retry schedule"). Jitter adds up to a
 # tenth, so that deliveries that failed together are not retried together.
@@ -117,7 +117,7 @@ class NotificationSender:
 
     async def _send_by_channel(self, delivery: Delivery) -> str:
         if delivery.channel == MAIL:
-            if delivery.email.endswith(_DELETED_USER) or delivery.kind in self._unmailed:
+            if delivery.email.endswith(f"@{ERASED_DOMAIN}") or delivery.kind in self._unmailed:
                 return "dropped"
             email = render(delivery.kind, delivery.payload, name=delivery.name, context=self._stationery)
             await self._mailer.send(delivery.email, email, message_id=str(delivery.id))

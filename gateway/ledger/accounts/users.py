@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.email_addresses import ERASED_DOMAIN
 from gateway.ledger.audit import audit_log
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_account
@@ -129,8 +130,12 @@ async def delete(connection: AsyncConnection, user_id: UUID) -> None:
     personal: dict[str, Any] = dict.fromkeys(
         ("name", "company", "billing_address", "vat_id", "password_hash", "external_id", "email_verified_at")
     )
-    tombstone = f"{user_id}@deleted.invalid"  # .invalid never resolves: RFC 2606 section 2
-    state = {"email": tombstone, "status": AccountStatus.SUSPENDED, "deleted_at": func.now(), "metadata": {}}
+    state = {
+        "email": f"{user_id}@{ERASED_DOMAIN}",
+        "status": AccountStatus.SUSPENDED,
+        "deleted_at": func.now(),
+        "metadata": {},
+    }
     await _change(connection, user_id, personal | state)
     await connection.execute(_ERASE_KEYS, {"user_id": user_id})
     await audit_log.erase_personal(connection, user_id)

@@ -126,6 +126,14 @@ async def test_address_of_a_deleted_account_is_free_again(account_api: AccountAp
     await account_api.call("/auth/register", {"email": customer.email, "password": PASSWORD}, status=201)
 
 
+async def test_address_that_a_deleted_account_is_left_with_is_nobodys(account_api: AccountApi) -> None:
+    """Or whoever has it keeps the account from being deleted."""
+    customer = await account_api.customer()
+    left_with = f"{customer.id}@Deleted.invalid"
+    await account_api.call("/auth/register", {"email": left_with, "password": PASSWORD}, status=422)
+    await customer.call("DELETE", "/me", status=204, json={"password": PASSWORD})
+
+
 async def test_deleted_account_has_no_subscription_and_keeps_its_ledger(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     async with account_api.database.transaction() as connection:
