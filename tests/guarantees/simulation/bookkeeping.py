@@ -67,11 +67,17 @@ class Contract:
     next_quantity: int | None = None
     unpaid_since: datetime | None = None
     is_trial_known: bool = False
+    is_superseded: bool = False
     granted: set[datetime] = field(default_factory=set)
 
     @property
     def gives(self) -> int:
         return self.offer.gives(self.quantity)
+
+    @property
+    def is_unpaid(self) -> bool:
+        """Whether it ended since nobody paid; the provider may still charge for it."""
+        return self.status == "expired" and self.unpaid_since is not None and not self.is_superseded
 
 
 @dataclass(eq=False)
@@ -222,8 +228,15 @@ class Account:
         return True
 
     def end(self, contract: Contract, status: str) -> bool:
-        contract.status, contract.is_ending, contract.unpaid_since = status, False, None
+        contract.status, contract.is_ending = status, False
         return False
+
+    def supersede_others(self, successor: Contract) -> None:
+        """Ends what runs or may be paid for again, since an account has one subscription."""
+        for other in self.contracts:
+            if other is not successor and (other.status in LIVING or other.is_unpaid):
+                other.is_superseded = other.provider != "manual"
+                self.end(other, "canceled")
 
     def next_period(self, contract: Contract) -> None:
         """The one after this period, by the anchor as long as its end is a boundary of it."""

@@ -325,15 +325,16 @@ async def tell(connection: AsyncConnection, life: Life, contract: Contract, *, s
             stale = Sale(OFFERS[1], sale.start - timedelta(days=9), sale.start, "canceled")
             await _sync(connection, contract, stale, now=synced.provider_synced_at - timedelta(seconds=1))
     await _sync(connection, contract, sale, now=now)
-    before = contract.gives
-    if sale.status in LIVING:
-        for other in account.contracts:
-            if other is not contract and other.status in LIVING:
-                account.end(other, "canceled")
+    if contract.is_superseded:
+        return
+    before, is_over = contract.gives, contract.is_unpaid and sale.status == "past_due"
+    status = contract.status if is_over else sale.status
+    if status in LIVING:
+        account.supersede_others(contract)
     contract.offer, contract.start, contract.end, contract.anchor = sale.offer, sale.start, sale.end, sale.start
-    contract.status, contract.is_ending = sale.status, sale.is_ending and sale.status in LIVING
+    contract.status, contract.is_ending = status, sale.is_ending and status in LIVING
     contract.unpaid_since = (contract.unpaid_since or now) if sale.status == "past_due" else None
-    if sale.status == "active" and not account.open_period(contract) and contract.gives != before:
+    if status == "active" and not account.open_period(contract) and contract.gives != before:
         account.prorate(contract, before=before, after=contract.gives, now=now)
 
 
