@@ -60,7 +60,7 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
     checked = None
     if is_moving:
         checked = await _check(dependencies, me, password, field="password", address=address)
-        await dependencies.throttle.take(throttling.of_mail(str(me.id), address))
+        await dependencies.throttle.take(throttling.of_move(str(me.id), address))
         changes["email_verified_at"] = None
     async with me.unit_of_work.change() as change:
         before = Profile.model_validate(me.user)

@@ -130,6 +130,14 @@ def of_mail(account: str, address: str) -> list[Subject]:
     ]
 
 
+def of_move(account: str, address: str) -> list[Subject]:
+    """Of a new address of the account, which is sent a mail. What strangers ask for does not count for it."""
+    return [
+        subject("move", account, throttling.MAIL_TO_ACCOUNT),
+        *_outside(MAIL, address, throttling.MAIL_FROM_ADDRESS, throttling.MAIL_FROM_NETWORK),
+    ]
+
+
 def of_token(address: str) -> list[Subject]:
     return [subject("token", neighbourhood(address), throttling.TOKEN_FROM_ADDRESS)]
 

@@ -123,6 +123,17 @@ async def test_mails_to_an_account_are_limited(account_api: AccountApi) -> None:
     ) == throttling.MAIL_TO_ACCOUNT.burst
 
 
+async def test_moves_to_other_addresses_are_limited_whatever_strangers_ask_for(account_api: AccountApi) -> None:
+    """Each sends a mail to somebody who may not have asked for it."""
+    customer = await account_api.customer()
+    for _ in range(throttling.MAIL_TO_ACCOUNT.burst):
+        await account_api.call("/auth/forgot-password", {"email": customer.email}, status=202)
+    for status in [200] * throttling.MAIL_TO_ACCOUNT.burst + [429]:
+        moves = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+        await customer.call("PATCH", "/me", json=moves, status=status)
+    assert (await customer.call("PATCH", "/me", json={"name": "Ada"}))["name"] == "Ada"
+
+
 async def test_registrations_from_an_address_are_limited(account_api: AccountApi) -> None:
     crowd = account_api.new_client()
     await _take(account_api, "register-from", _address(crowd), throttling.REGISTRATION_FROM_ADDRESS.burst)
