@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,6 +34,7 @@ BROKEN: Mapping[str, tuple[str, list[tuple[dict[str, Any], str | None, str]]]] =
         [
             ({"price": "free"}, "price", "is no number"),
             ({"price": "-1"}, "price", "is negative"),
+            ({"price": "9.999"}, "price", "is no amount of USD: 9.999"),
             ({"name": None}, "name", "is required, and missing"),
             ({"credits": 1.5}, "credits", "is no whole number"),
         ],
@@ -154,6 +156,18 @@ async def test_unfit_rows_are_named_and_the_others_imported(target: Database, ne
     assert (planned.problems, planned.counts) == (done.problems, done.counts)
     assert await balances(target) == plan_permissions(USERS).balances
     assert await differences(target) == []
+    await target.close()
+
+
+@pytest.mark.parametrize(("currency", "column"), [("xxx", "code"), ("jpy", "price")])
+async def test_plan_that_nobody_could_pay_is_refused(
+    currency: str, column: str, target: Database, new_source: NewSource
+) -> None:
+    url = await new_source("sqlite")
+    await write(url, {"offers": [{"id": 1, "name": "Odd", "price": Decimal("9.90"), "code": currency}]})
+    plans = {"table": "offers", "fields": {"name": "name", "price": "price", "currency": "code"}}
+    done = await run_import(target, url, SourceMapping.model_validate({"source": "acme", "plans": plans}))
+    assert done.refused == [("plans", "1", column)]
     await target.close()
 
 
