@@ -97,8 +97,8 @@ async def match(connection: AsyncConnection, payment_id: UUID, *, wanted: Sequen
         await _allocate(connection, payment, each)
     if payment.invoice_id is None and found:
         invoice = await invoices.get_for_update(connection, found[0].invoice_id)
-        of_first: dict[str, Any] = {"subscription_id": invoice.subscription_id, "plan_id": invoice.plan_id}
-        return await payments.update(connection, payment.id, invoice_id=invoice.id, **of_first)
+        of_first: dict[str, Any] = {"invoice_id": invoice.id, "subscription_id": invoice.subscription_id}
+        return await payments.update(connection, payment.id, **of_first)
     return payment
 
 

@@ -228,15 +228,18 @@ async def test_money_is_revenue_of_the_plan_whose_invoice_it_pays(books: Books) 
     named = await books.invoice("20.00", plan_id="pro")
     await books.pay("20.00", invoices=[{"invoice_id": named}])
     transfer = await books.pay("10.00")
-    await books.pay("3.00")
+    early = await books.pay("3.00")
     settled = await books.invoice("5.00", plan_id="pro")
     await books.call("POST", f"/invoices/{settled}/settle", {"status": "paid"})
     await books.refund(transfer, "4.00")
+    matched = await books.invoice("3.00", plan_id="pro")
+    await books.call("POST", f"/payments/{early['id']}/match", {"invoices": [{"invoice_id": matched}]})
+    await books.refund(early, "1.00")
     revenue = (await books.call("GET", "/reports/revenue"))["data"]
     assert {row["plan_id"]: (row["charged"], row["refunded"]) for row in revenue} == {
         "basic": ("10.00", "4.00"),
         "pro": ("25.00", "0"),
-        None: ("3.00", "0"),
+        None: ("3.00", "1.00"),
     }
 
 
