@@ -206,7 +206,7 @@ def _claim(scope: Scope, body: bytes, key: bytes) -> Claim:
     return Claim(
         caller=scope["state"]["caller"].name,
         key_hash=hashlib.sha256(key).digest(),
-        fingerprint=hashlib.sha256(b"%d:%s%s" % (len(target), target, body)).digest(),
+        fingerprint=hmac.digest(key, b"%d:%s%s" % (len(target), target, body), "sha256"),
         nonce=token_bytes(NONCE_BYTES),
     )
 

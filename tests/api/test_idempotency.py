@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
@@ -47,6 +48,18 @@ async def test_idempotent_replay_shows_a_new_key_that_is_not_stored(admin_api: A
     assert rows
     assert not any(secret in (row or "") or key in (row or "") for row in rows)
     assert len((await admin_api.get("/keys", user_id=user["id"]))["data"]) == 2
+
+
+async def test_what_is_stored_of_a_request_tells_nothing_to_whoever_lacks_its_key(admin_api: AdminApi) -> None:
+    """Its body may have a password, which a digest of the body alone lets guess."""
+    user, keys = await admin_api.create_user(), [uuid4().hex, uuid4().hex]
+    for key in keys:
+        assert (await post(admin_api, "/keys", {"user_id": user["id"]}, key)).status_code == 201
+    stored = text("SELECT fingerprint FROM idempotent_requests WHERE key_hash = ANY(:hashes)")
+    async with admin_api.database.read() as connection:
+        hashes = [sha256(key.encode()).digest() for key in keys]
+        found = (await connection.scalars(stored, {"hashes": hashes})).all()
+    assert len(found) == len(set(found)) == len(keys)
 
 
 async def test_idempotency_key_of_another_request_is_refused(admin_api: AdminApi) -> None:

@@ -70,7 +70,7 @@ async def carry_out_once(
     claim = Claim(
         caller=form.caller,
         key_hash=hashlib.sha256(key).digest(),
-        fingerprint=hashlib.sha256(form.fields).digest(),
+        fingerprint=hmac.digest(key, form.fields, "sha256"),
         nonce=token_bytes(NONCE_BYTES),
     )
     earlier = await _claim(dependencies, claim)
