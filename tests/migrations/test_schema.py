@@ -78,13 +78,17 @@ async def test_migrating_an_unreachable_database_says_so() -> None:
         await schema.upgrade("postgresql://nobody@127.0.0.1:1/none")
 
 
-async def test_a_new_migration_follows_the_last_and_says_that_it_is_empty(
+async def test_a_new_migration_is_for_a_clone_follows_the_last_and_says_that_it_is_empty(
     tmp_path: Path, empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(migrations.__file__).parent
     shutil.copytree(folder, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(migrations, "__file__", str(tmp_path / "migrations" / "__init__.py"))
     before = schema.head()
+    with pytest.raises(schema.UnknownRevision, match="is an installation"):
+        schema.new("add colour")
+    assert schema.head() == before
+    (tmp_path / "pyproject.toml").touch()
     script = schema.new("add colour")
     assert script.parent == tmp_path / "migrations" / "versions"
     assert script.name == f"{int(before) + 1:04d}_add_colour.py"

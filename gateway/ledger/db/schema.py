@@ -138,7 +138,10 @@ async def downgrade(url: str, revision: str) -> str:
 
 
 def new(name: str) -> Path:
-    """Creates the next, empty migration; gives its path."""
+    """Creates the next, empty migration; gives its path. Raises UnknownRevision outside a clone of the sources."""
+    folder = Path(migrations.__file__).parent
+    if not (folder.parent / "pyproject.toml").is_file():
+        raise UnknownRevision(f"a migration is written in a clone of the sources, and {folder} is an installation")
     number = len(list(_scripts().walk_revisions())) + 1
     script = command.revision(_config(), message=name, rev_id=f"{number:04d}")
     if script is None or isinstance(script, list):
