@@ -62,6 +62,7 @@ _FILE = "secrets.json"
 _SECRET_BYTES = 32
 # What nobody guesses; and what RFC 7518 section 3.2 wants of a key of HS256.
 _LEAST_BYTES: Mapping[str, int] = {ADMIN_TOKEN: 16, KEY_PEPPER: 16, JWT_SECRET: 32}
+_BASE64 = re.compile("[A-Za-z0-9+/]")
 _VERSIONED = re.compile(r"\s*([1-9]\d{0,8}):(.+)", re.ASCII)
 
 
@@ -176,11 +177,11 @@ def stored_secrets(data_dir: Path, given: Mapping[str, str], *, persist: bool) -
 
 
 def secrets_of(required: Mapping[str, str], environ: Mapping[str, str]) -> Secrets:
-    """Raises SecretsUnusableError for a pepper with unclear versions."""
+    """Raises SecretsUnusableError for a pepper with unclear versions, or a webhook's secret without a key."""
     return Secrets(
         required=required,
         key_peppers=_peppers(required[KEY_PEPPER]) if KEY_PEPPER in required else {},
-        webhook_secrets=_several(environ.get("GATEWAY_WEBHOOK_SECRET", "")),
+        webhook_secrets=_signing_secrets("GATEWAY_WEBHOOK_SECRET", environ),
         oidc_client_secret=environ.get(OIDC_CLIENT_SECRET, "").strip() or None,
         providers={name: _provider_secrets(names, environ) for name, names in PROVIDERS.items()},
     )
@@ -203,6 +204,16 @@ def _provider_secrets(names: ProviderNames, environ: Mapping[str, str]) -> Provi
         api_key=environ.get(names.api_key_variable, "").strip() or None,
         webhook_secrets=_several(environ.get(names.webhook_secret_variable, "")),
     )
+
+
+def _signing_secrets(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Text of base64 after `whsec_`, or any other text (`gateway/notifications/webhook.py`)."""
+    found = _several(environ.get(name, ""))
+    for secret in found:
+        encoded = secret.removeprefix("whsec_")
+        if encoded != secret and not (encoded.isascii() and _BASE64.search(encoded)):
+            raise SecretsUnusableError(name, "must have base64 after `whsec_`")
+    return found
 
 
 def _several(value: str) -> tuple[str, ...]:

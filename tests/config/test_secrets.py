@@ -218,6 +218,12 @@ def test_peppers_with_unclear_versions_are_refused(tmp_path: Path, written: str)
         load_with(tmp_path, {**SECRETS, "GATEWAY_KEY_PEPPER": written})
 
 
+@pytest.mark.parametrize("written", ["whsec_", "whsec_!!!", "whsec_ü", f"whsec_{'bmV3' * 8},whsec_"])
+def test_webhook_secret_without_a_key_is_refused(tmp_path: Path, written: str) -> None:
+    with pytest.raises(ConfigError, match=r"GATEWAY_WEBHOOK_SECRET: must have base64 after `whsec_`"):
+        load_with(tmp_path, {**SECRETS, "GATEWAY_WEBHOOK_SECRET": written})
+
+
 def test_short_secrets_are_refused_by_name(tmp_path: Path) -> None:
     short = {"GATEWAY_ADMIN_TOKEN": "a" * 15, "GATEWAY_KEY_PEPPER": f"2:short,1:{NEW}", "GATEWAY_JWT_SECRET": "j" * 31}
     for given in (PRODUCTION | short, short):
