@@ -74,12 +74,22 @@ async def submit_change(page: Customer) -> Response:
 
     changed = await form.submit(call)
     if changed is None:
-        return await _render(page, form)
+        return await _refused_change(page, form)
     if changed.confirmation_url is not None:
         return _to_provider(page, changed.confirmation_url, f"the plan {form.required('plan_id')}")
     if changed.next_plan_id is not None:
         return page.visit.redirect("/plan", f"The plan {changed.next_plan_id} begins with the next period.")
     return page.visit.redirect("/plan", f"You are on the plan {changed.plan_id}.")
+
+
+async def _refused_change(page: Customer, form: Form) -> Response:
+    """The form as it was sent; the page of all plans where there is none for it."""
+    offered = {plan.id: plan for plan in (await plans.list_plans(page.portal.account, page.me.id)).data}
+    plan, subscription = offered.get(form.required("plan_id")), await own_subscription(page)
+    if plan is None or subscription is None:
+        return await _render(page, form)
+    context = {"plan": plan, "subscription": subscription, "form": form}
+    return page.visit.render("portal/plan_change.html", status=form.status, **context)
 
 
 @customers.get("/plan/end")

@@ -72,6 +72,10 @@ async def test_a_plan_is_bought_changed_and_kept(buyer: Visitor, stripe: FakeStr
     assert f"The plan {pro} begins with the next period." in await buyer.follow(later)
     kept = await buyer.submit("/plan", "/plan/undo-change")
     assert "You keep your plan." in await buyer.follow(kept)
+    refused = await buyer.submit(change, "/plan/change", status=422, plan_id=pro, when="period_end", quantity="some")
+    assert 'value="period_end" checked' in refused.text, "the form stays as it was sent"
+    assert f'name="plan_id" value="{pro}"' in refused.text
+
     changed = await buyer.submit(change, "/plan/change", plan_id=pro, when="now")
     assert f"You are on the plan {pro}." in await buyer.follow(changed)
     await buyer.submit("/plan/end", when="period_end")
