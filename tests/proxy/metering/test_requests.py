@@ -104,6 +104,7 @@ def test_openai_request_is_read(path: str, document: dict[str, Any], expected: R
             {"inferenceConfig": {"maxTokens": 5}},
             RequestReading("arn:aws:bedrock:::x/claude", 5),
         ),
+        ("bedrock", "/model/m/count-tokens", {"input": {}}, RequestReading(is_free=True)),
         ("bedrock", "/model/m/converse-stream", {}, RequestReading("m", None, True)),
         ("bedrock", "/model/m/invoke", {"max_tokens": 6}, RequestReading("m", 6)),
         ("bedrock", "/model/m/invoke-with-response-stream", {"max_gen_len": 7}, RequestReading("m", 7, True)),

@@ -24,6 +24,7 @@ from gateway.proxy.metering.strict_json import read_fields
 from policies.usage.counts import Usage, UsageClass, merge_counts
 
 _OPERATION = re.compile(r"/model/([^/]+)/(converse|converse-stream|invoke|invoke-with-response-stream)$")
+_COUNTS_ONLY = "/count-tokens"
 _LIMITS = (
     "inferenceConfig/maxTokens",
     "inferenceConfig/max_new_tokens",
@@ -83,6 +84,8 @@ _count_text = text_counter("text", "thinking", "partial_json", "outputText", "ge
 
 
 def _read_request(path: str, _: bytes, body: bytes) -> RequestReading:
+    if path.endswith(_COUNTS_ONLY):
+        return RequestReading(is_free=True)
     named = _OPERATION.search(path)
     model, operation = (unquote(named[1]), named[2]) if named else (None, "")
     is_streaming = operation.endswith("stream")
