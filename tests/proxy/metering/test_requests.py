@@ -125,7 +125,22 @@ def test_request_is_read(reader: str, path: str, document: dict[str, Any], expec
 @pytest.mark.parametrize("reader", READERS)
 def test_request_without_body_asks_for_nothing(reader: str) -> None:
     reading = READERS[reader].read_request("/v1/models", b"", b"")
-    assert (reading.model, reading.max_output, reading.is_retrieval) == (None, None, reader == "openai")
+    assert (reading.model, reading.max_output, reading.is_retrieval) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_stored"),
+    [
+        ("/v1/responses/resp_1", True),
+        ("/v1/responses/resp_1/input_items", True),
+        ("/v1/chat/completions/chatcmpl-1", True),
+        ("/v1/responses", False),
+        ("/v1/chat/completions/", False),
+        ("/v1/mine", False),
+    ],
+)
+def test_openai_request_without_body_for_what_is_stored_is_a_retrieval(path: str, is_stored: bool) -> None:
+    assert READERS["openai"].read_request(path, b"", b"") == RequestReading(is_retrieval=is_stored)
 
 
 @pytest.mark.parametrize("document", [{}, {"n": 1}])

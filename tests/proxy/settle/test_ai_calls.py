@@ -267,7 +267,7 @@ async def test_response_that_is_only_retrieved_is_not_charged_again(data_plane: 
     account = await data_plane.create_account(credits=2000)
     stored = {"object": "response", "status": "failed", "model": "m", "usage": {"input_tokens": 5, "cost": 1}}
     data_plane.upstream.respond_with(200, compact(stored).encode(), content_type="application/json")
-    answer = await data_plane.http.get("/v1/dollars", headers=account.auth)
+    answer = await data_plane.http.get("/v1/responses/resp_1", headers=account.auth)
     assert (answer.status_code, answer.headers["x-credits-charged"]) == (200, "0")
     row = await data_plane.usage_row(account)
     assert (row["outcome"], row["credits_charged"], row["tokens_used"]) == ("succeeded", 0, None)

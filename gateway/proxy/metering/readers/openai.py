@@ -41,6 +41,7 @@ _REQUEST = select(*_ONE_MODEL, *_NAMES_OF_ALTERNATIVES, sizes=(_ALTERNATIVES,))
 _NOTHING_ELSE = frozenset(_ONE_MODEL) | {"response_format"}  # which is in forms
 _FORM = frozenset({"model", "n", "stream", "response_format"})
 _DEPLOYMENT = re.compile(r"/deployments/([^/]+)/")
+_STORED = re.compile(r"/(?:responses|completions)/[^/]")
 _WITHOUT_OUTPUT = ("/embeddings", "/moderations")
 _RESPONSES, _BATCHES = ("/responses", "/responses/"), ("/batches", "/batches/")
 _COUNTS_ONLY = "/responses/input_tokens"
@@ -118,7 +119,7 @@ def _read_request(path: str, content_type: bytes, body: bytes) -> RequestReading
         return RequestReading(is_free=True)
     deployment = _deployment(path)
     if not body:
-        return RequestReading(deployment, is_retrieval=True)
+        return RequestReading(deployment, is_retrieval=_STORED.search(path) is not None)
     is_form = media_type(content_type) == b"multipart/form-data"
     fields = form_fields(content_type, body, _FORM) if is_form else read_fields(body, _REQUEST)
     model = read.text(fields, "model") if deployment is None else deployment
