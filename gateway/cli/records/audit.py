@@ -13,7 +13,6 @@ from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config
 from gateway.cli.installation import open_database
 from gateway.config import Config
 from gateway.ledger.audit import audit_chain
-from gateway.ledger.db.session import lift_timeouts
 from policies.audit_chain import ChainBreak, Head
 
 app = typer.Typer(help="The audit log as a chain.", no_args_is_help=True)
@@ -54,7 +53,6 @@ def verify(
 async def _verify(config: Config, anchor: str | None) -> tuple[Head, int, ChainBreak | None]:
     keys = audit_chain.keys_of(config.secrets.peppers)
     async with open_database(config, statement_timeout_seconds=0) as (_, database), database.read() as connection:
-        await lift_timeouts(connection)
         found = await audit_chain.verify(connection, keys, anchor=anchor)
         head = await audit_chain.get_head(connection)
     return (head, 0, found) if isinstance(found, ChainBreak) else (head, found.rows, None)

@@ -12,7 +12,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.db.rows import columns
-from gateway.ledger.db.session import AUDIT_KEYS
+from gateway.ledger.db.session import AUDIT_KEYS, lift_timeouts
 from gateway.ledger.db.tables import audit_head, audit_log, audit_personal
 from policies import audit_chain
 from policies.audit_chain import ChainBreak, ChainWalk, Entry, Head, Personal, SealedRow
@@ -60,9 +60,10 @@ async def verify(
 ) -> ChainWalk | ChainBreak:
     """Verifies the whole log; gives the finished walk, or the first row at which the chain breaks.
 
-    It must come first in its transaction, since it reads head and rows from one snapshot.
+    It must come first in its transaction, which may last, since it reads head and rows from one snapshot.
     """
     await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+    await lift_timeouts(connection)
     walk = ChainWalk(keys, await get_head(connection), anchor=anchor)
     async for row in _rows(connection):
         if (broken := walk.step(row)) is not None:
