@@ -169,9 +169,9 @@ def rewritten(case: Case, writer: Writer) -> bytes:
         return _events(case.body.decode(), writer)
     if case.content_type == FRAMES:
         return _frames(case.body, writer)
-    if case.content_type == NDJSON:
-        return _lines(case.body.decode(), writer)
-    return _texts(case.body.decode(), writer)
+    text = case.body.decode("utf-8-sig")
+    mark = writer.random.choice(("", "", "\ufeff")).encode()
+    return mark + (_lines if case.content_type == NDJSON else _texts)(text, writer)
 
 
 def _texts(text: str, writer: Writer) -> bytes:
