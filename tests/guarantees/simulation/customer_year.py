@@ -237,6 +237,10 @@ async def pause_or_resume(connection: AsyncConnection, life: Life, now: datetime
     contract = _some(life)
     if contract is None or contract.provider != "manual":
         return
+    if contract.status == "paused" and contract.is_ending and now >= contract.end:
+        with pytest.raises(IllegalTransition):
+            await lifecycle.resume(connection, contract.id, now=now, actor=ACTOR)
+        return
     if contract.status == "paused":
         await lifecycle.resume(connection, contract.id, now=now, actor=ACTOR)
         contract.status = "active"
