@@ -22,8 +22,8 @@ from tests.guarantees.simulation.served_gateway import SECRETS, Served
 from tests.proxy import upstream as upstreams
 from tests.support.sampling import IS_FULL
 
-# Versions with the schemas 0016, 0018 and 0019, and whether their start takes a newer one.
-OLDER = {"a26ae0e": False, "b1834e1": False, "33d0ae0": True}
+# Versions with the schemas 0016, 0018, 0019 and 0020, and whether their start takes today's.
+OLDER = {"a26ae0e": False, "b1834e1": False, "33d0ae0": False, "c8c8bb0": True}
 NEXT_MIGRATION = '''"""What the next release may add: a column, and a table."""
 
 from alembic import op
