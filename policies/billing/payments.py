@@ -155,11 +155,12 @@ class RemoteInvoice:
 
 @dataclass(frozen=True, slots=True)
 class SoldLine:
-    """What a payment is for; `period` None: not a whole period."""
+    """What a payment is for; `period` None: not a whole period. `quantity` None: the provider does not tell."""
 
     price_id: str
     amount: Decimal
     period: Period | None
+    quantity: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,12 @@ class RemotePayment:
     email: str | None = None
     invoice: RemoteInvoice | None = None
     lines: tuple[SoldLine, ...] = ()
+
+    @property
+    def quantity(self) -> int | None:
+        """The seats of its period, in all tiers of the price; None where the provider does not tell."""
+        sold = [line.quantity for line in self.lines if (line.price_id, line.period) == (self.price_id, self.period)]
+        return sum(filter(None, sold)) or None
 
     def with_line(self, line: SoldLine) -> RemotePayment:
         return replace(self, price_id=line.price_id, period=line.period)

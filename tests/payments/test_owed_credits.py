@@ -154,6 +154,28 @@ async def test_refund_after_a_downgrade_takes_no_credits_twice(
     assert 98 <= await stripe_stack.balance(user) <= left
 
 
+@pytest.mark.parametrize("is_upgrade_disputed", [False, True])
+async def test_payments_of_a_renewal_and_an_upgrade_that_are_told_of_together_each_take_their_own_credits(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, is_upgrade_disputed: bool
+) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="basic")
+    earlier = {row.id for row in await stripe_stack.payments(user)}
+    had = await stripe_stack.balance(user)
+    fake_stripe.renew(subscription_id)  # which nobody here knows of when the plan is changed
+    await change_to(stripe_stack, user, "pro")
+    await deliver_all(stripe_stack, fake_stripe)
+    new = [row for row in await stripe_stack.payments(user) if row.id not in earlier]
+    renewal, change = sorted(new, key=lambda row: row.amount)
+    assert renewal.credits_awarded == had
+    assert had + renewal.credits_awarded + change.credits_awarded == await stripe_stack.balance(user)
+
+    disputed, other = (change, renewal) if is_upgrade_disputed else (renewal, change)
+    fake_stripe.dispute(disputed.provider_payment_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == had + other.credits_awarded
+
+
 @pytest.mark.parametrize("is_renewed", [False, True])
 async def test_dispute_of_a_change_that_gave_nothing_takes_none_of_a_later_change(
     stripe_stack: PaymentStack, fake_stripe: FakeStripe, is_renewed: bool

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue.plans import StoredPlan
@@ -128,7 +128,7 @@ async def _grant_credits(
     if purpose.checkout is not None:
         granted = await _grant_pack(connection, row, purpose.checkout)
     elif remote.period is None:
-        granted = await _find_rest(connection, remote, purpose.subscription) if is_news else None
+        granted = await _find_paid_by_change(connection, remote, purpose.subscription, is_news=is_news)
     else:
         granted = await _grant_period(connection, row, remote, purpose=purpose, now=now)
     if granted is None:
@@ -154,7 +154,11 @@ async def _grant_pack(connection: AsyncConnection, row: Payment, checkout: Check
 async def _grant_period(
     connection: AsyncConnection, row: Payment, remote: RemotePayment, *, purpose: PaymentPurpose, now: datetime
 ) -> tuple[UUID, int] | None:
-    """The grant of the period, created here unless it exists or would have expired."""
+    """The grant of the period, created here unless it exists or would have expired, and what is paid for of it.
+
+    Of a grant of another plan or of more seats, to which a change led before anything was known of the period, that is
+    what the plan and seats of this payment give.
+    """
     subscription, plan, period = purpose.subscription, purpose.plan, remote.period
     if subscription is None or plan is None or period is None:
         return None
@@ -176,21 +180,47 @@ async def _grant_period(
         credit_grants.c.subscription_id == subscription.id, credit_grants.c.period_start == period.start
     )
     found = (await connection.execute(grant)).one_or_none()
-    return None if found is None else (found.id, found.amount)
+    if found is None:
+        return None
+    seats = remote.quantity or subscription.quantity
+    is_all = (plan.id, seats) == (subscription.plan_id, subscription.quantity)
+    return found.id, found.amount if is_all else min(found.amount, credits_of(plan, seats))
 
 
-async def _find_rest(
-    connection: AsyncConnection, remote: RemotePayment, subscription: StoredSubscription | None
+async def _find_paid_by_change(
+    connection: AsyncConnection, remote: RemotePayment, subscription: StoredSubscription | None, *, is_news: bool
 ) -> tuple[UUID, int] | None:
-    """The newest grant that a larger plan or more seats made in the period, unless another payment paid for it.
+    """What a change within the period gave, if it is of the present one.
 
     A change makes its grant before its payment is booked. So one that comes later is of another change, which may have
-    cost nothing, and so is one of a later period.
+    cost nothing.
     """
     if subscription is None:
         return None
     if remote.occurred_at is not None and remote.occurred_at < subscription.current_period_start:
         return None
+    rest = await _find_rest(connection, subscription) if is_news else None
+    return rest or await _find_share(connection, subscription)
+
+
+async def _find_share(connection: AsyncConnection, subscription: StoredSubscription) -> tuple[UUID, int] | None:
+    """What the payment of the period did not pay for of its grant."""
+    grant, paid = credit_grants.c, payment_transactions.c
+    shares = (
+        select(grant.id, (grant.amount - func.sum(paid.credits_awarded)).label("rest"))
+        .join(payment_transactions, paid.grant_id == grant.id)
+        .where(
+            grant.subscription_id == subscription.id,
+            grant.period_start == subscription.current_period_start,
+        )
+        .group_by(grant.id, grant.amount)
+    )
+    found = (await connection.execute(shares)).one_or_none()
+    return None if found is None or found.rest <= 0 else (found.id, int(found.rest))
+
+
+async def _find_rest(connection: AsyncConnection, subscription: StoredSubscription) -> tuple[UUID, int] | None:
+    """The newest grant that a larger plan or more seats made in the period, unless another payment paid for it."""
     grant, paid = credit_grants.c, payment_transactions.c
     is_paid = select(paid.id).where(paid.grant_id == grant.id).exists()
     rest = select(grant.id, grant.amount).where(

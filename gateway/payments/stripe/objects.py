@@ -294,7 +294,12 @@ def _sold(invoice: Object, currency: str) -> tuple[SoldLine, ...]:
     """
     is_whole = is_for_period(invoice)
     found = [
-        SoldLine(price, amount(line.get("amount"), currency), None if _is_proration(line) else _span(line))
+        SoldLine(
+            price,
+            amount(line.get("amount"), currency),
+            None if _is_proration(line) else _span(line),
+            line.get("quantity"),
+        )
         for line in data(invoice.get("lines"))
         if (price := _price_of(line)) and not (is_whole and _is_proration(line))
     ]

@@ -112,6 +112,10 @@ KNOWN: tuple[list[Action], ...] = (
     # Spend, take the money back, begin anew.
     [*BEGINNINGS[5], ("dispute", 0, 0), ("delete", 0), ("register", 0, 0), ("verify", 1), ("buy", 1, "gratis", 1)],
     [*BEGINNINGS[4], ("change", 0, "large", None, False), ("spend", 0, 1000), ("refund", 0, 1, 100)],
+    # A renewal and a larger plan before the gateway knows of either; the larger one is disputed, or the renewal.
+    [*BEGINNINGS[4], ("at_once", ("change", 0, "large", 1, False), ("renew", 0, True)), ("dispute", 0, 2)],
+    [*BEGINNINGS[4], ("at_once", ("change", 0, "large", 1, False), ("renew", 0, True)), ("dispute", 0, 1)],
+    [*BEGINNINGS[6], ("at_once", ("change", 0, "team", 5, False), ("renew", 0, True)), ("dispute", 0, 2)],
     # A renewal that fails, after its credits are spent.
     [*BEGINNINGS[5], ("renew", 0, False), ("spend", 0, 1000), ("cancel", 0, True)],
 )
