@@ -59,9 +59,8 @@ async def record(
     """
     if await connection.scalar(select(users.c.id).where(users.c.id == user_id)) is None:
         raise NotFound("user", user_id)
-    paid = await _first_paid(
-        connection, user_id, received, wanted
-    )  # reports book money for the plan it is inserted with
+    # Reports book money for the plan that it is inserted with.
+    paid = await _first_paid(connection, user_id, received, wanted)
     values = {
         "user_id": user_id,
         "subscription_id": paid and paid.subscription_id,
