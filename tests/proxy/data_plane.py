@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from secrets import token_bytes
@@ -291,3 +291,14 @@ def _mentions(stored: object, account: Account) -> bool:
 
 def _dashed(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def one_more(beside: DataPlane) -> AbstractAsyncContextManager[DataPlane]:
+    """On the same stores and upstream, to be stopped by itself."""
+    return running(
+        beside.config,
+        beside.upstream,
+        database=beside.database,
+        redis=beside.redis,
+        redis_client=beside.redis_client,
+    )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 
 import pytest
 
 from gateway.meter.meter import Meter
 from gateway.proxy.forward.forwarding import STREAMED_FROM_BYTES, Forwarding
-from tests.proxy.data_plane import Account, DataPlane, RedisState, running
+from tests.proxy.data_plane import Account, DataPlane, RedisState, one_more
 from tests.proxy.problems import assert_problem
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
@@ -90,7 +90,7 @@ async def test_shutdown_finishes_quick_calls_and_releases_the_holds_of_others(da
     data_plane.upstream.answer = answer
     account = await data_plane.create_account()
     async with AsyncExitStack() as clients:
-        async with _another(data_plane) as stopping:
+        async with one_more(data_plane) as stopping:
             quick = await clients.enter_async_context(stopping.connect())
             stuck = await clients.enter_async_context(stopping.connect())
             await quick.request(account, "GET /v1/things/quick")
@@ -116,7 +116,7 @@ async def test_shutdown_during_a_settlement_says_what_is_charged(
     monkeypatch.setattr(Meter, "settle", get_stuck)
     account = await data_plane.create_account()
     async with AsyncExitStack() as clients:
-        async with _another(data_plane) as stopping:
+        async with one_more(data_plane) as stopping:
             wire = await clients.enter_async_context(stopping.connect())
             await wire.request(account, "GET /v1/dear")
             await eventually(lambda: data_plane.upstream.exchanges)
@@ -215,14 +215,3 @@ async def test_client_disconnect_behind_a_stale_connection_is_not_forwarded_and_
     settled = sorted(await outcomes(data_plane, account), key=repr)
     assert settled == [("client_aborted", None, None, 0), *[("succeeded", 200, None, 1)] * 2]
     assert len(data_plane.upstream.exchanges) == 3
-
-
-def _another(data_plane: DataPlane) -> AbstractAsyncContextManager[DataPlane]:
-    """On the same stores and upstream, to be stopped."""
-    return running(
-        data_plane.config,
-        data_plane.upstream,
-        database=data_plane.database,
-        redis=data_plane.redis,
-        redis_client=data_plane.redis_client,
-    )

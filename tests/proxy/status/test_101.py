@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -21,7 +21,7 @@ from gateway.proxy.settle import active_call
 from gateway.runtime.upstreams import destinations
 from policies.model import Refusal
 from tests.proxy.conftest import Configure
-from tests.proxy.data_plane import Account, DataPlane, RawConnection, RedisState, running
+from tests.proxy.data_plane import Account, DataPlane, RawConnection, RedisState, one_more
 from tests.proxy.sockets import client, echo, handshake_fields, open_tunnel, server, switch
 from tests.proxy.upstream import Exchange
 from tests.support.polling import eventually
@@ -552,16 +552,6 @@ async def test_websocket_that_ends_during_shutdown_is_settled_as_usual(data_plan
             asyncio.get_running_loop().call_later(0.2, exchange.writer.close)
         assert await wire.read_rest() == b""
     assert dict(await data_plane.usage_row(account))["outcome"] == "succeeded"
-
-
-def one_more(data_plane: DataPlane) -> AbstractAsyncContextManager[DataPlane]:
-    return running(
-        data_plane.config,
-        data_plane.upstream,
-        database=data_plane.database,
-        redis=data_plane.redis,
-        redis_client=data_plane.redis_client,
-    )
 
 
 async def _warm(data_plane: DataPlane, account: Account) -> Account:
