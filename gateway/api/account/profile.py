@@ -66,8 +66,9 @@ async def change_me(patch: ProfilePatch, me: Me, dependencies: DependenciesDep, 
         before = Profile.model_validate(me.user)
         if is_moving:
             await _check_unchanged(change.connection, me, checked, field="password")
-            for email in (me.user.email, changes["email"]):
-                await persons.remember(change.connection, me.id, digest(dependencies.secret, email))
+            await _remember_person(change.connection, me, dependencies)
+            moved_to = digest(dependencies.secret, changes["email"])
+            await persons.remember(change.connection, me.id, moved_to, is_proven=False)
         user = await users.patch(change.connection, me.id, **changes)
         after = Profile.model_validate(user)
         await change.record("account.change", "user", entity_id=me.id, before=before, after=after)
@@ -87,7 +88,7 @@ async def delete_me(body: Deletion, me: Me, dependencies: DependenciesDep, addre
     checked = await _check(dependencies, me, body.password, field="password", address=address)
     async with me.unit_of_work.change() as change:
         await _check_unchanged(change.connection, me, checked, field="password")
-        await persons.remember(change.connection, me.id, digest(dependencies.secret, me.user.email))
+        await _remember_person(change.connection, me, dependencies)
         await erasure.erase(change.connection, me.id, now=now())
         await change.record("account.delete", "user", entity_id=me.id)  # without the personal data that is deleted
 
@@ -116,6 +117,11 @@ async def resend_verification(me: Me, dependencies: DependenciesDep, address: Cl
         await dependencies.throttle.take(throttling.of_mail(str(me.id), address))
         async with dependencies.database.transaction() as connection:
             await ask_to_verify(connection, me.user, dependencies.lifetimes)
+
+
+async def _remember_person(connection: AsyncConnection, me: Me, dependencies: DependenciesDep) -> None:
+    is_proven = me.user.email_verified_at is not None
+    await persons.remember(connection, me.id, digest(dependencies.secret, me.user.email), is_proven=is_proven)
 
 
 async def _tell_former_address(connection: AsyncConnection, me: Me) -> None:

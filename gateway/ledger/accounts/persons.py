@@ -18,9 +18,16 @@ from gateway.ledger.subscriptions import allowances, free_credits, subscriptions
 from gateway.ledger.subscriptions.allowances import plan_of, take_over_period
 
 
-async def remember(connection: AsyncConnection, user_id: UUID, person: bytes) -> None:
-    """Adds a digest to the account's."""
+async def remember(connection: AsyncConnection, user_id: UUID, person: bytes, *, is_proven: bool) -> None:
+    """Adds a digest to the account's; `is_proven`: the account has shown that it reads mail there."""
     await connection.execute(_REMEMBER, {"user_id": user_id, "person": person})
+    if is_proven:
+        await connection.execute(_REMEMBER_PROOF, {"user_id": user_id, "person": person})
+
+
+async def remember_only_proof(connection: AsyncConnection, user_id: UUID) -> None:
+    """Takes the account's mailbox for proven, on an operator's word; which one is meant is known where it has one."""
+    await connection.execute(_REMEMBER_ONLY_PROOF, {"user_id": user_id})
 
 
 async def forget_erased(connection: AsyncConnection, *, before: datetime, limit: int) -> int:
@@ -73,8 +80,15 @@ _REMEMBER = text("""
     UPDATE users SET persons = persons || CAST(:person AS bytea)
      WHERE id = :user_id AND NOT persons @> ARRAY[CAST(:person AS bytea)]
 """)
+_REMEMBER_PROOF = text("""
+    UPDATE users SET proven_persons = proven_persons || CAST(:person AS bytea)
+     WHERE id = :user_id AND NOT proven_persons @> ARRAY[CAST(:person AS bytea)]
+""")
+_REMEMBER_ONLY_PROOF = text("""
+    UPDATE users SET proven_persons = persons WHERE id = :user_id AND cardinality(persons) = 1
+""")
 _FORGET = text("""
-    UPDATE users SET persons = '{}'
+    UPDATE users SET persons = '{}', proven_persons = '{}'
      WHERE id IN (SELECT id FROM users WHERE deleted_at < :before AND persons <> '{}' LIMIT :limit)
 """)
 _DEBTS = text(f"""

@@ -53,6 +53,7 @@ class UserFields(TypedDict, total=False):
     vat_id: str | None
     metadata: Mapping[str, Any]
     persons: tuple[bytes, ...]
+    proven_persons: tuple[bytes, ...]
 
 
 class NewUserFields(UserFields, total=False):

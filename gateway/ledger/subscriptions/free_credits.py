@@ -1,7 +1,8 @@
 """Who may have the credits of a free plan: a person once a period, whatever accounts the person opens.
 
 Accounts of one person have a digest in common (`users.persons`, `policies.access.persons`), also accounts that were
-erased. An account whose address is not verified is nobody's yet.
+erased. Who has proved to read a mailbox answers only for accounts that proved it too: anyone can register a stranger's
+address. An account whose address is not verified is nobody's yet.
 """
 
 from __future__ import annotations
@@ -51,11 +52,17 @@ async def had_trial(connection: AsyncConnection, user_id: UUID, *, but_for: UUID
     return bool(await connection.scalar(_HAD_TRIAL, {"user_id": user_id, "but_for": but_for}))
 
 
-# The account itself, and those that share a mailbox with it.
+# The account itself, and those that share a mailbox with it: one that it proved, if they did too, or one that it names.
 OF_PERSON = """
     SELECT CAST(:user_id AS uuid)
      UNION
-    SELECT id FROM users WHERE persons && (SELECT persons FROM users WHERE id = :user_id)
+    SELECT id FROM users
+     WHERE persons && (SELECT proven_persons FROM users WHERE id = :user_id)
+       AND proven_persons && (SELECT proven_persons FROM users WHERE id = :user_id)
+     UNION
+    SELECT id FROM users
+     WHERE persons && (SELECT ARRAY(SELECT unnest(persons) EXCEPT SELECT unnest(proven_persons))
+                         FROM users WHERE id = :user_id)
 """
 _LOCK_PERSON = text("""
     SELECT pg_advisory_xact_lock(('x' || encode(substr(digest, 1, 8), 'hex'))::bit(64)::bigint)

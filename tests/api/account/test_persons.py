@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -30,8 +31,9 @@ async def free(account_api: AccountApi) -> StoredPlan:
 
 async def a_person(api: AccountApi, email: str, *, is_verified: bool = True) -> Customer:
     """A new account of the address, as a registration makes it."""
-    verified_at = now() if is_verified else None
-    return await api.customer(email=email, email_verified_at=verified_at, persons=(digest(SECRET, email),))
+    named = (digest(SECRET, email),)
+    proven: dict[str, Any] = {"email_verified_at": now(), "proven_persons": named} if is_verified else {}
+    return await api.customer(email=email, persons=named, **proven)
 
 
 async def spend(api: AccountApi, customer: Customer, credits: int) -> None:
@@ -107,7 +109,7 @@ async def test_moving_to_another_address_frees_no_credits_at_the_former_one(
     await ada.call("PATCH", "/me", json=moved)
     await delete(ada)
     for address in (email, moved["email"]):
-        later = await a_person(account_api, address)
+        later = await a_person(account_api, address, is_verified=False)
         await later.post(f"/subscriptions/{free.id}", status=201)
         assert await balance(account_api, later) == 0
 
@@ -141,19 +143,65 @@ async def test_debt_returns_with_its_person_and_is_owed_once(verifying_api: Acco
         assert await connection.scalar(query, {"a": first.id, "b": later.id}) == -490
 
 
+async def test_debt_of_who_only_named_an_address_does_not_go_to_who_reads_its_mail(
+    verifying_api: AccountApi, free: StoredPlan
+) -> None:
+    email = f"{uuid4().hex}@example.com"
+    stranger = await a_person(verifying_api, email, is_verified=False)
+    await spend(verifying_api, stranger, 500)
+    await delete(stranger)
+    owner = await a_person(verifying_api, email, is_verified=False)
+    await verifying_api.verify(owner)
+    await owner.post(f"/subscriptions/{free.id}", status=201)
+    assert await balance(verifying_api, owner) == 10
+    assert await balance(verifying_api, stranger) == -500
+
+
+async def test_debt_of_who_moved_to_an_address_unproven_goes_to_the_one_that_was_proven(
+    verifying_api: AccountApi, free: StoredPlan
+) -> None:
+    own, other = f"{uuid4().hex}@example.com", f"{uuid4().hex}@example.com"
+    stranger = await a_person(verifying_api, own)
+    await spend(verifying_api, stranger, 500)
+    await stranger.call("PATCH", "/me", json={"email": other, "password": PASSWORD})
+    await delete(stranger)
+    for email, owed in ((other, 0), (own, 500)):
+        later = await a_person(verifying_api, email, is_verified=False)
+        await verifying_api.verify(later)
+        await later.post(f"/subscriptions/{free.id}", status=201)
+        assert await balance(verifying_api, later) == 10 - owed
+
+
+async def test_who_only_names_an_address_withholds_no_credits_from_who_reads_its_mail(
+    account_api: AccountApi, free: StoredPlan
+) -> None:
+    name = uuid4().hex
+    stranger = await a_person(account_api, f"{name}@example.com", is_verified=False)
+    await stranger.post(f"/subscriptions/{free.id}", status=201)
+    again = await a_person(account_api, f"{name}+2@example.com", is_verified=False)
+    await again.post(f"/subscriptions/{free.id}", status=201)
+    assert await balance(account_api, again) == 0, "an address that nobody proves is believed"
+    owner = await a_person(account_api, f"{name}+3@example.com")
+    await owner.post(f"/subscriptions/{free.id}", status=201)
+    assert await balance(account_api, owner) == 10
+
+
 async def test_trial_is_one_a_person(account_api: AccountApi) -> None:
     email = f"{uuid4().hex}@example.com"
     first, later = await a_person(account_api, email), await a_person(account_api, email.replace("@", "+x@"))
+    stranger = await a_person(account_api, email.replace("@", "+y@"), is_verified=False)
     async with account_api.database.transaction() as connection:
         terms = PlanTerms(name=uuid4().hex, price=Decimal(5), trial_period_days=7)
         plan = await plans.create(connection, terms)
+        assert not await free_credits.had_trial(connection, later.id)
+        await lifecycle.start_trial(connection, stranger.id, plan_id=plan.id, days=7, now=now(), actor="test")
         assert not await free_credits.had_trial(connection, later.id)
         await lifecycle.start_trial(connection, first.id, plan_id=plan.id, days=7, now=now(), actor="test")
     await delete(first)
     async with account_api.database.read() as connection:
         assert await free_credits.had_trial(connection, later.id)
-        stranger = await account_api.customer()
-        assert not await free_credits.had_trial(connection, stranger.id)
+        other = await account_api.customer()
+        assert not await free_credits.had_trial(connection, other.id)
 
 
 async def test_erased_person_is_forgotten_after_the_configured_time(account_api: AccountApi, free: StoredPlan) -> None:

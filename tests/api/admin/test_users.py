@@ -226,6 +226,21 @@ async def test_users_are_found_by_words_plan_and_standing(admin_api: AdminApi) -
     assert (await admin_api.get("/users", words="ab"))["data"] == []
 
 
+@pytest.mark.parametrize(("named", "proven"), [([b"one"], [b"one"]), ([b"one", b"two"], [])])
+async def test_address_that_an_operator_verifies_is_proven_where_the_account_has_one(
+    admin_api: AdminApi, named: list[bytes], proven: list[bytes]
+) -> None:
+    user = await admin_api.create_user()
+    async with admin_api.database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE users SET persons = :named WHERE id = :id"), {"named": named, "id": user["id"]}
+        )
+    await admin_api.call("PATCH", f"/users/{user['id']}", json={"email_verified_at": "2026-01-31T12:00:00Z"})
+    async with admin_api.database.read() as connection:
+        kept = await connection.scalar(text("SELECT proven_persons FROM users WHERE id = :id"), {"id": user["id"]})
+    assert kept == proven
+
+
 @pytest.mark.parametrize("query", [{"sort": "name"}, {"status": "gone"}, {"subscription_status": "canceled"}])
 async def test_users_are_not_listed_by_what_is_unknown(admin_api: AdminApi, query: dict[str, str]) -> None:
     await admin_api.call("GET", "/users", params=query, status=422)

@@ -68,6 +68,7 @@ class Account:
     person: int
     client: httpx.AsyncClient
     is_deleted: bool = False
+    is_proven: bool = False
     checkouts: list[UUID] = field(default_factory=list)
 
 
@@ -124,9 +125,10 @@ class World:
     async def verify(self, account: Account) -> None:
         if account.is_deleted:
             return
+        account.is_proven = True
         async with self.stack.database.transaction() as connection:
             await users.patch(connection, account.user.id, email_verified_at=now())
-            await persons.remember(connection, account.user.id, digest(SECRET, account.user.email))
+            await persons.remember(connection, account.user.id, digest(SECRET, account.user.email), is_proven=True)
             await persons.recognise(connection, account.user.id, now=now(), actor="test")
 
     async def delete(self, account: Account) -> None:
@@ -239,11 +241,11 @@ class World:
         return Decimal(had or 0) - self.fake_stripe.paid_cents() * CREDITS_PER_CENT - allowed
 
     async def escaped_debt(self) -> int:
-        """What erased accounts owe whose person has opened another one and proven the address."""
+        """What erased accounts owe that had proved their address, as the person's next account has."""
         for person in {account.person for account in self.accounts}:
             await self.register(person, 9)
             await self.verify(self.accounts[-1])
-        ids = [account.user.id for account in self.accounts if account.is_deleted]
+        ids = [account.user.id for account in self.accounts if account.is_deleted and account.is_proven]
         async with self.stack.database.read() as connection:
             return int(await connection.scalar(_OWED, {"ids": ids}) or 0)
 

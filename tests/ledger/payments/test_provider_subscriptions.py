@@ -140,7 +140,7 @@ async def test_second_account_of_a_person_gets_no_second_trial_by_a_checkout_tha
 ) -> None:
     first, second = await order_subscription(connection), await order_subscription(connection)
     for each in (first, second):
-        await persons.remember(connection, each.user_id, b"the same person".ljust(32))
+        await persons.remember(connection, each.user_id, b"the same person".ljust(32), is_proven=True)
     for _ in range(2):
         await sync(connection, first, Status.TRIALING)
         await sync(connection, second, Status.TRIALING)

@@ -176,8 +176,10 @@ async def undo_cancellation(
 async def _remember_person(me: Me, dependencies: DependenciesDep, *, requires_verified: bool) -> None:
     """So that trials and free credits are found again. Debts return to a proven address only, which they tell about."""
     async with me.unit_of_work.change() as change:
-        await persons.remember(change.connection, me.id, digest(dependencies.secret, me.user.email))
-        if not requires_verified or me.user.email_verified_at is not None:
+        is_proven = me.user.email_verified_at is not None
+        person = digest(dependencies.secret, me.user.email)
+        await persons.remember(change.connection, me.id, person, is_proven=is_proven)
+        if is_proven or not requires_verified:
             await persons.take_over_debt(change.connection, me.id, actor=change.actor)
 
 

@@ -121,7 +121,7 @@ async def verify_email(body: EmailVerification, dependencies: DependenciesDep, a
 
 async def _recognise(connection: AsyncConnection, dependencies: AccountDependencies, user: User) -> None:
     """The address is proven: whose it was before is told by its person."""
-    await persons.remember(connection, user.id, digest(dependencies.secret, user.email))
+    await persons.remember(connection, user.id, digest(dependencies.secret, user.email), is_proven=True)
     await persons.recognise(connection, user.id, now=now(), actor=f"user:{user.id}")
 
 

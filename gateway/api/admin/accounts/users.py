@@ -159,6 +159,7 @@ async def change_user(
             actor.require(ADMIN)
         after = User.model_validate(await users.patch(change.connection, user_id, **changes))
         if changes.get("email_verified_at") is not None:
+            await persons.remember_only_proof(change.connection, user_id)
             await persons.recognise(change.connection, user_id, now=now(), actor=change.actor)
         await change.record("users.change", "user", entity_id=user_id, before=before, after=after)
     return precondition.tagged(after)

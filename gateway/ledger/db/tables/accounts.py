@@ -74,6 +74,13 @@ users = Table(
         server_default=text("'{}'"),
         comment="Keyed digests of its mailboxes, kept a while after deletion: free credits and trials are one a person",
     ),
+    Column(
+        "proven_persons",
+        ARRAY(LargeBinary, as_tuple=True),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="Those of persons whose mail it has read: what others only said of themselves counts not for it",
+    ),
     metadata_column(),
     created_at(),
     updated_at(),
