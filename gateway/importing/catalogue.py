@@ -8,10 +8,9 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.importing.records import Record
-from gateway.importing.targets import Result, Target, UnfitField
+from gateway.importing.targets import Result, Target, UnfitField, check_money
 from gateway.ledger.catalogue import permissions, plans, products
 from gateway.ledger.catalogue.plans import PlanTerms
-from policies.billing.money import CURRENCIES, fits, plain
 from policies.billing.periods import LONGEST, LONGEST_TRIAL_DAYS
 from policies.billing.providers import ID_FIELDS
 
@@ -72,10 +71,7 @@ class PlanWriter:
             product_id=self._product(record),
             provider_ids=record.only(*ID_FIELDS),
         )
-        if terms.currency not in CURRENCIES:
-            raise UnfitField("currency", f"is no currency in use: {terms.currency}")
-        if not fits(terms.price, terms.currency):
-            raise UnfitField("price", f"is no amount of {terms.currency}: {plain(terms.price)}")
+        check_money(terms.currency, price=terms.price)
         longest = LONGEST[terms.billing_interval]
         if not 1 <= terms.billing_interval_count <= longest:
             raise UnfitField("billing_interval_count", f"is not 1 to {longest} of {terms.billing_interval}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.importing.records import Record
 from gateway.importing.sections import Section
-from gateway.importing.targets import Result, Target, UnfitField, Users, existing
+from gateway.importing.targets import Result, Target, UnfitField, Users, check_money, existing
 from gateway.ledger.db import tables
 from gateway.ledger.payments import payments
 
@@ -51,11 +52,13 @@ class PaymentWriter:
         return Result.IMPORTED
 
     async def _columns(self, connection: AsyncConnection, record: Record) -> dict[str, Any]:
+        self._target.check_past(record, "created_at", "processed_at")
         columns = record.only(
             *("currency", "payment_method", "credits_awarded", "description", "error_message", "created_at")
         )
         amount, status = record.fields["amount"], record.fields.get("status", "completed")
-        refunded = record.fields.get("refunded_amount", amount if status == "refunded" else 0)
+        refunded = record.fields.get("refunded_amount", amount if status == "refunded" else Decimal(0))
+        check_money(record.fields.get("currency", "USD"), amount=amount, refunded_amount=refunded)
         if refunded > amount:
             raise UnfitField("refunded_amount", f"is more than the amount: {refunded} of {amount}")
         processed_at = record.fields.get("processed_at") or record.fields.get("created_at")

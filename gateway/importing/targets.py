@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,6 +18,10 @@ from gateway.importing.sections import Section
 from gateway.importing.values import Unfit
 from gateway.ledger.audit import audit_log
 from gateway.ledger.catalogue import plans
+from policies.billing.money import CURRENCIES, fits, plain
+
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_AHEAD = timedelta(days=1)  # the clock of another machine, or its zone
 
 
 class Result(StrEnum):
@@ -59,6 +64,13 @@ class Target:
     def id_of(self, section: Section, key: str) -> UUID:
         return id_of(self.source, section, key)
 
+    def check_past(self, record: Record, *names: str) -> None:
+        """Raises UnfitField for what is yet to be, and what was in the last century."""
+        for name in names:
+            at: datetime | None = record.fields.get(name)
+            if at is not None and not _EARLIEST <= at <= self.now + _AHEAD:
+                raise UnfitField(name, f"is before {_EARLIEST.year} or in the future: {at.isoformat()}")
+
     def note(self, what: str) -> None:
         """Counts something that is no problem, but that an operator should know."""
         self.notes[what] = self.notes.get(what, 0) + 1
@@ -94,6 +106,15 @@ class Writer(Protocol):
 
     async def write(self, connection: AsyncConnection, record: Record) -> Result:
         """Runs in a savepoint. Raises Unfit, and whatever the ledger raises."""
+
+
+def check_money(currency: str, **amounts: Decimal) -> None:
+    """Raises UnfitField for a currency that is not in use, and for amounts that it has no coins for."""
+    if currency not in CURRENCIES:
+        raise UnfitField("currency", f"is no currency in use: {currency}")
+    for name, amount in amounts.items():
+        if not fits(amount, currency):
+            raise UnfitField(name, f"is no amount of {currency}: {plain(amount)}")
 
 
 async def existing(connection: AsyncConnection, table: Table, ids: Collection[UUID]) -> set[UUID]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,8 +21,6 @@ from policies.usage import records
 from policies.usage.recorded import METADATA_NAMES
 from policies.usage.records import BALANCE_AFTER, COLUMNS, NULL
 
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-_AHEAD = timedelta(days=1)
 _HIGHEST_STATUS = 999
 _TEXTS = (
     *("endpoint", "method", "path", "usage_type", "error_code", "model", "language_code", "category", "batch_id"),
@@ -49,8 +47,7 @@ class UsageWriter:
     async def line(self, connection: AsyncConnection, record: Record) -> bytes:
         """The line of a call. Raises UnfitField."""
         at: datetime = record.fields["created_at"]
-        if not EARLIEST <= at <= self._target.now + _AHEAD:
-            raise UnfitField("created_at", f"is before {EARLIEST.year} or in the future: {at.isoformat()}")
+        self._target.check_past(record, "created_at")
         columns = self._columns(record)
         columns |= {
             "request_id": record.id,

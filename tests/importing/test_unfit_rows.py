@@ -88,6 +88,10 @@ BROKEN: Mapping[str, tuple[str, list[tuple[dict[str, Any], str | None, str]]]] =
         [
             ({"amount": -5}, "amount", "is negative"),
             ({"currency": "dollars"}, "currency", "is no currency"),
+            ({"currency": "XTS"}, "currency", "is no currency in use: XTS"),
+            ({"amount": "9.999"}, "amount", "is no amount of USD: 9.999"),
+            ({"amount": "9.5", "currency": "jpy"}, "amount", "is no amount of JPY: 9.5"),
+            ({"created_at": NOW + timedelta(30)}, "created_at", "in the future"),
             ({"status": "maybe"}, "status", "is none of"),
             ({"plan_id": 99}, "plan_id", "refers to plan 99"),
         ],
