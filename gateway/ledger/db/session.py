@@ -32,8 +32,9 @@ UNASKED_SECONDS = 1.0
 GRACE_SECONDS = 1.0
 
 # Classes of errors that mean an outage (PostgreSQL, appendix A): connection exceptions, insufficient resources,
-# operator intervention (shutdown, startup, statement timeout), rejected credentials and missing databases.
-OUTAGE_CLASSES = ("08", "53", "57", "28", "3D")
+# operator intervention (shutdown, startup, statement timeout), rejected credentials and missing databases; and
+# transactions that were rolled back for the sake of another one (deadlocks), which may be tried again as well.
+OUTAGE_CLASSES = ("08", "53", "57", "28", "3D", "40")
 # A database that is being copied or moved takes no connections (55000); a standby takes no writes (25006).
 LOCK_NOT_AVAILABLE, NOT_ACCEPTING, READ_ONLY = "55P03", "55000", "25006"
 

@@ -192,6 +192,24 @@ async def test_lock_timeout_is_unavailable(single: Database) -> None:
     await other.close()
 
 
+async def test_deadlock_is_unavailable_to_one_and_lets_the_other_go_on(single: Database) -> None:
+    database = Database(single.url, pool_size=2)
+    both_hold = asyncio.Barrier(2)
+
+    async def take(*locks: int) -> None:
+        async with database.transaction() as connection:
+            for number, lock in enumerate(locks):
+                if number:
+                    await both_hold.wait()
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+
+    ends = await asyncio.gather(take(1, 2), take(2, 1), return_exceptions=True)
+    await database.close()
+    (failed,) = [end for end in ends if end is not None]
+    assert isinstance(failed, DatabaseUnavailable)
+    assert "deadlock" in str(failed)
+
+
 async def test_silent_server_is_unavailable_within_the_connect_timeout() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
