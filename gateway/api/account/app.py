@@ -27,7 +27,7 @@ from gateway.api.account.login.throttling import Throttle
 from gateway.api.account.records import history, ledger, limits, refusals, usage
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
-from gateway.api.idempotency import IdempotencyMiddleware
+from gateway.api.idempotency.middleware import IdempotencyMiddleware
 from gateway.api.key_factory import KeyFactory
 from gateway.api.middleware import (
     AuthMiddleware,

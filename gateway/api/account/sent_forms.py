@@ -7,19 +7,16 @@ carried out, which may take as long as a call; the response is stored with place
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from secrets import token_bytes
 
 from starlette.responses import Response
 
 from gateway.api import error_responses
 from gateway.api.account.dependencies import AccountDependencies
 from gateway.api.errors import Conflict
-from gateway.api.idempotency import NONCE_BYTES
-from gateway.api.key_factory import DeterministicSecrets, KeyFactory
+from gateway.api.idempotency.operations import KeyedOperation
+from gateway.api.key_factory import KeyFactory
 from gateway.clock import monotonic_seconds
 from gateway.http.problem_types import PROBLEM_TYPES
 from gateway.ledger.db import idempotency
@@ -67,35 +64,27 @@ async def carry_out_once(
     Raises Conflict for a form that is still carried out, or was sent with other values.
     """
     key = _NAMESPACE + form.once.encode()
-    claim = Claim(
-        caller=form.caller,
-        key_hash=hashlib.sha256(key).digest(),
-        fingerprint=hmac.digest(key, form.fields, "sha256"),
-        nonce=token_bytes(NONCE_BYTES),
-    )
-    earlier = await _claim(dependencies, claim)
+    operation = KeyedOperation.of(form.caller, key=key, content=form.fields, peppers=dependencies.peppers)
+    earlier = await _claim(dependencies, operation.claim)
     if earlier is RUNNING:
         raise Conflict(_RUNNING)
     if isinstance(earlier, StoredResponse):
-        if not hmac.compare_digest(earlier.fingerprint, claim.fingerprint):
+        body = operation.body_of(earlier)
+        if body is None:
             raise Conflict(_OTHER_VALUES)
-        body = DeterministicSecrets(dependencies.peppers, nonce=earlier.nonce, key=key).restore(earlier.body)
         return EarlierResponse(earlier.status_code, body)
-    secrets = DeterministicSecrets(dependencies.peppers, nonce=claim.nonce, key=key)
     try:
-        response = await carry_out(dependencies.key_factory.with_secrets(secrets.create))
+        response = await carry_out(dependencies.key_factory.with_secrets(operation.secrets.create))
     except error_responses.ANSWERED as error:
         if PROBLEM_TYPES[error_responses.refusal_of(error).code].status < 500:
-            await _release(dependencies, claim)
+            await _release(dependencies, operation.claim)
         raise
     if response.status_code >= 400:
-        await _release(dependencies, claim)
+        await _release(dependencies, operation.claim)
     else:
         kept = repeats or EarlierResponse(response.status_code, bytes(response.body))
         async with dependencies.database.transaction() as connection:
-            await idempotency.store_response(
-                connection, claim, status_code=kept.status, media_type=None, body=secrets.redact(kept.body)
-            )
+            await operation.store(connection, status_code=kept.status, body=kept.body)
     return response
 
 

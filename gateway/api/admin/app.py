@@ -45,7 +45,7 @@ from gateway.api.admin.records import (
 from gateway.api.admin.scopes import PREFIX, scope_of
 from gateway.api.checkout import CheckoutService
 from gateway.api.dry_run import DryRun
-from gateway.api.idempotency import IdempotencyMiddleware
+from gateway.api.idempotency.middleware import IdempotencyMiddleware
 from gateway.api.key_factory import KeyFactory
 from gateway.api.middleware import (
     AuthMiddleware,

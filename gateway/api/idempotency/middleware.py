@@ -7,11 +7,8 @@ cannot be rolled back: operations that have one are `detached`, and claim their 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from secrets import token_bytes
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.exceptions import HTTPException
@@ -19,13 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api import error_responses
 from gateway.api.error_responses import ErrorResponse
-from gateway.api.key_factory import DeterministicSecrets
+from gateway.api.idempotency.operations import KeyedOperation
 from gateway.ledger.db import idempotency
-from gateway.ledger.db.idempotency import RUNNING, Claim, Running, StoredResponse
+from gateway.ledger.db.idempotency import RUNNING, Running, StoredResponse
 from gateway.ledger.db.session import Database, DatabaseUnavailable
 from policies.idempotency import MAX_KEY_CHARACTERS, parse_key
-
-NONCE_BYTES = 16
 
 IsDetached = Callable[[str], bool]
 TakesKey = Callable[[Scope], bool]
@@ -37,8 +32,7 @@ class _KeyedRequest:
 
     scope: Scope
     body: bytes
-    key: bytes
-    claim: Claim
+    operation: KeyedOperation
 
 
 class IdempotencyMiddleware:
@@ -80,12 +74,17 @@ class IdempotencyMiddleware:
             body = await _read_body(receive)
             if body is None:
                 return
-            await self._serve(_KeyedRequest(scope, body, key, _claim(scope, body, key)), send)
+            await self._serve(_KeyedRequest(scope, body, self._operation(scope, body, key)), send)
         except HTTPException:
             refusal = error_responses.TOO_LARGE
             await error_responses.send(refusal, scope, send)
         except DatabaseUnavailable:
             await error_responses.send(error_responses.UNREACHABLE, scope, send)
+
+    def _operation(self, scope: Scope, body: bytes, key: bytes) -> KeyedOperation:
+        target = scope["path"].encode() + b"?" + scope["query_string"]
+        content = b"%d:%s%s" % (len(target), target, body)
+        return KeyedOperation.of(scope["state"]["caller"].name, key=key, content=content, peppers=self._peppers)
 
     async def _serve(self, request: _KeyedRequest, send: Send) -> None:
         response = _BufferedResponse()
@@ -113,12 +112,12 @@ class IdempotencyMiddleware:
     ) -> StoredResponse | Running | None:
         """The earlier response of the key, or None once the request ran."""
         async with self._database.transaction() as connection:
-            earlier = await idempotency.claim(connection, request.claim)
+            earlier = await idempotency.claim(connection, request.operation.claim)
             if earlier is not None:
                 return earlier
-            secrets = await self._run(request, response, enclosing=connection)
+            await self._run(request, response, enclosing=connection)
             if response.is_success:
-                await _store(connection, request, response, secrets=secrets)
+                await response.store(connection, request.operation)
             else:
                 await connection.rollback()
         if response.is_success:
@@ -129,31 +128,29 @@ class IdempotencyMiddleware:
         self, request: _KeyedRequest, response: _BufferedResponse
     ) -> StoredResponse | Running | None:
         async with self._database.transaction() as connection:
-            earlier = await idempotency.claim(connection, request.claim)
+            earlier = await idempotency.claim(connection, request.operation.claim)
         if earlier is not None:
             return earlier
-        secrets = await self._run(request, response, enclosing=None)
+        await self._run(request, response, enclosing=None)
         async with self._database.transaction() as connection:
             if response.is_success:
-                await _store(connection, request, response, secrets=secrets)
+                await response.store(connection, request.operation)
             elif response.is_refusal:
-                await idempotency.release(connection, request.claim)
+                await idempotency.release(connection, request.operation.claim)
         return None
 
     async def _run(
         self, request: _KeyedRequest, response: _BufferedResponse, *, enclosing: AsyncConnection | None
-    ) -> DeterministicSecrets:
-        secrets = DeterministicSecrets(self._peppers, nonce=request.claim.nonce, key=request.key)
-        request.scope["state"] |= {"secrets": secrets, "enclosing": enclosing}
+    ) -> None:
+        request.scope["state"] |= {"secrets": request.operation.secrets, "enclosing": enclosing}
         await self._app(request.scope, _receive_of(request.body), response.collect)
-        return secrets
 
     async def _replay(self, stored: StoredResponse, request: _KeyedRequest, send: Send) -> None:
-        if not hmac.compare_digest(stored.fingerprint, request.claim.fingerprint):
+        body = request.operation.body_of(stored)
+        if body is None:
             detail = "This Idempotency-Key was sent with another request; give each request a key of its own."
             await error_responses.send(ErrorResponse("idempotency_key_reused", detail), request.scope, send)
             return
-        body = DeterministicSecrets(self._peppers, nonce=stored.nonce, key=request.key).restore(stored.body)
         headers = [(b"content-length", b"%d" % len(body)), (b"idempotency-replayed", b"true")]
         if stored.media_type is not None:
             headers.append((b"content-type", stored.media_type.encode()))
@@ -173,6 +170,9 @@ class _BufferedResponse:
     async def send(self, send: Send) -> None:
         for message in self._messages:
             await send(message)
+
+    async def store(self, connection: AsyncConnection, operation: KeyedOperation) -> None:
+        await operation.store(connection, status_code=self.status, media_type=self.media_type, body=self.body)
 
     @property
     def is_begun(self) -> bool:
@@ -199,28 +199,6 @@ class _BufferedResponse:
     @property
     def body(self) -> bytes:
         return b"".join(each.get("body", b"") for each in self._messages)
-
-
-def _claim(scope: Scope, body: bytes, key: bytes) -> Claim:
-    target = scope["path"].encode() + b"?" + scope["query_string"]
-    return Claim(
-        caller=scope["state"]["caller"].name,
-        key_hash=hashlib.sha256(key).digest(),
-        fingerprint=hmac.digest(key, b"%d:%s%s" % (len(target), target, body), "sha256"),
-        nonce=token_bytes(NONCE_BYTES),
-    )
-
-
-async def _store(
-    connection: AsyncConnection, request: _KeyedRequest, response: _BufferedResponse, *, secrets: DeterministicSecrets
-) -> None:
-    await idempotency.store_response(
-        connection,
-        request.claim,
-        status_code=response.status,
-        media_type=response.media_type,
-        body=secrets.redact(response.body),
-    )
 
 
 async def _read_body(receive: Receive) -> bytes | None:
