@@ -128,6 +128,7 @@ class Settler:
             self._recover_at = instant + RECOVERY_INTERVAL_SECONDS
             self._spool.recover_orphans()
             self._spool.reserve()
+            self._update_gauge()
 
     async def _settle_in_memory(self) -> int:
         return await self._settle_queue(self._in_memory) + await self._settle_queue(self._give_backs)

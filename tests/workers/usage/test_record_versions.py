@@ -23,6 +23,7 @@ from gateway.meter.journal_charges import UnknownRecordVersion
 from gateway.meter.keys import AccountKeys, swept_key
 from gateway.meter.layout import HoldLine
 from gateway.meter.replay_buffer import Settlement
+from gateway.proxy.settle import settlement as settlement_module
 from gateway.proxy.settle.settlement import Settler
 from gateway.proxy.settle.settlement_record import encode
 from gateway.proxy.settle.spool import Spool, SpoolFile, frame
@@ -291,7 +292,10 @@ async def test_hold_of_a_newer_prefix_is_swept_under_its_version(backend: Backen
 
 
 @pytest.mark.parametrize("part", ["version", "record"])
-async def test_spool_of_a_newer_release_is_left_to_it_by_name(backend: Backend, tmp_path: Path, part: str) -> None:
+async def test_spool_of_a_newer_release_is_left_to_it_by_name(
+    backend: Backend, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settlement_module, "RECOVERY_INTERVAL_SECONDS", 0.0)
     user_id = await backend.a_user()
     await backend.load(user_id)
     settlement = Settlement(backend.meter.keys(user_id), str(uuid4()), 1, a_suffix(1))
@@ -310,4 +314,6 @@ async def test_spool_of_a_newer_release_is_left_to_it_by_name(backend: Backend, 
         assert path.read_bytes() == content
         file = SpoolFile.recover(path)  # nobody has it locked
         assert file is not None
-        file.close()
+        file.remove()
+        await settler.run_once()
+        assert metrics.SPOOL_NEWER_FILES._value.get() == 0
