@@ -247,6 +247,8 @@ class _Reloading:
         self._files = files
         self._supervisor = supervisor
         self._lock = asyncio.Lock()
+        for result in ("applied", "refused"):
+            metrics.CONFIG_RELOADS.labels(result)  # shown before the first, so that it is an increase
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:

@@ -31,6 +31,12 @@ def refusals(code: str) -> dict[str, str]:
     return {f'gateway_refusals_total{{endpoint="chat",code="{code}"}}': "0x5 0+6x10 60x20"}
 
 
+def counted_calls(series: str) -> dict[str, str]:
+    """Calls of two routes, of which one in ten of one route is counted, for twenty minutes."""
+    calls = {f'gateway_request_duration_seconds_count{{endpoint="{each}"}}': "0+60x60" for each in ("chat", "other")}
+    return {**calls, series: "0x5 0+6x20 120x20"}
+
+
 FAULTS = (
     Fault("GatewayNotScraped", {'up{job="gateway",instance="a"}': "1x5 0x5 1x5"}, 8, 14),
     Fault(
@@ -41,6 +47,7 @@ FAULTS = (
     ),
     Fault("GatewayProcessNotReady", {'gateway_process_ready{process="proxy-0"}': "1x5 0x5 1x5"}, 8, 14),
     Fault("GatewayProcessesDie", {'gateway_process_restarts_total{process="proxy-0"}': "0x5 1 2 3 4 4x30"}, 10, 35),
+    Fault("GatewayReloadRefused", {'gateway_config_reloads_total{result="refused"}': "0x5 1x80"}, 8, 75),
     Fault("GatewayNoWorker", {"gateway_journal_lag_seconds": "0x5 stale _x9 0x5"}, 9, 18),
     Fault(
         "GatewayAnswersWithErrors",
@@ -72,8 +79,12 @@ FAULTS = (
     Fault("GatewaySettlementsLost", {"gateway_settlements_lost_total": "0x5 1x80"}, 8, 75),
     Fault("GatewaySettlementsLost", {"gateway_spool_failures_total": "0x5 1x80"}, 8, 75),
     Fault("GatewaySpoolGrows", {"gateway_spool_entries": "0x5 3x14 0x5"}, 18, 23),
+    Fault("GatewayNewerRecordsWait", {"gateway_journal_newer_partitions": "0x5 1x14 0x5"}, 18, 23),
+    Fault("GatewayNewerRecordsWait", {"gateway_spool_newer_files": "0x5 2x14 0x5"}, 18, 23),
     Fault("GatewayStoreWentBack", {'gateway_epochs_begun_total{reason="postgresql_behind"}': "0x5 64x80"}, 8, 75),
     Fault("GatewayStoreWentBack", {'gateway_epochs_begun_total{reason="redis_behind"}': "0x5 64x80"}, 8, 75),
+    Fault("GatewayUsageMissing", counted_calls('gateway_usage_missing_total{endpoint="chat",reason="absent"}'), 25, 45),
+    Fault("GatewayChargesCut", counted_calls('gateway_charges_cut_total{endpoint="chat",maximum="price"}'), 25, 45),
     Fault("GatewayBooksDisagree", {"gateway_reconcile_difference_credits": "0x5 7x5 0x5"}, 8, 14),
     Fault("GatewayAccountsSetAside", {'gateway_worker_parked{worker="renewals"}': "0x5 1x14 0x5"}, 18, 23),
     Fault(
@@ -91,9 +102,42 @@ FAULTS = (
 )
 
 
+QUIET = {
+    "one call without its usage": {
+        'gateway_request_duration_seconds_count{endpoint="chat"}': "0x5 1x60",
+        'gateway_usage_missing_total{endpoint="chat",reason="absent"}': "0x5 1x60",
+    },
+    "one charge that was cut": {
+        'gateway_request_duration_seconds_count{endpoint="chat"}': "0x5 1x60",
+        'gateway_charges_cut_total{endpoint="chat",maximum="plan"}': "0x5 1x60",
+    },
+    "clients that leave": counted_calls('gateway_usage_missing_total{endpoint="chat",reason="left"}'),
+    "reloads that are applied": {
+        'gateway_config_reloads_total{result="applied"}': "0+1x60",
+        'gateway_config_reloads_total{result="refused"}': "0x60",
+    },
+}
+NEVER: list[dict[str, object]] = [
+    {"expr": 'count(ALERTS{alertstate="firing"})', "eval_time": f"{minute}m", "exp_samples": []} for minute in range(60)
+]
+
+
 def expression(fault: Fault, minute: int, *, fires: bool) -> dict[str, object]:
     query = f'count(ALERTS{{alertname="{fault.alert}",alertstate="firing"}})'
     return {"expr": query, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": 1}] if fires else []}
+
+
+def evaluated(
+    folder: Path, series: dict[str, str], expected: list[dict[str, object]]
+) -> subprocess.CompletedProcess[str]:
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": each, "values": values} for each, values in series.items()],
+        "promql_expr_test": expected,
+    }
+    file = folder / "alerts.test.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
+    return subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
 
 
 def test_every_alert_has_a_fault() -> None:
@@ -104,16 +148,16 @@ def test_every_alert_has_a_fault() -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.alert)
 def test_alert_fires_on_its_fault_and_clears(fault: Fault, tmp_path: Path) -> None:
     begins = 75 if fault.fires > 70 else 5
-    test = {
-        "interval": "1m",
-        "input_series": [{"series": series, "values": values} for series, values in fault.series.items()],
-        "promql_expr_test": [
-            expression(fault, begins, fires=False),
-            expression(fault, fault.fires, fires=True),
-            expression(fault, fault.clears, fires=False),
-        ],
-    }
-    file = tmp_path / "alerts.test.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
-    tested = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
+    expected = [
+        expression(fault, begins, fires=False),
+        expression(fault, fault.fires, fires=True),
+        expression(fault, fault.clears, fires=False),
+    ]
+    tested = evaluated(tmp_path, fault.series, expected)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("series", QUIET.values(), ids=QUIET)
+def test_no_alert_fires_for_what_is_in_order(series: dict[str, str], tmp_path: Path) -> None:
+    tested = evaluated(tmp_path, {"gateway_journal_lag_seconds": "0x60", 'up{job="gateway"}': "1x60", **series}, NEVER)
     assert tested.returncode == 0, tested.stdout + tested.stderr

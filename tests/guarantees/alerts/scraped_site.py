@@ -29,7 +29,7 @@ from tests.support.polling import listening
 PROMETHEUS = shutil.which("prometheus")
 # Every duration of the rules is divided by this, also those that are thresholds: the lags of the journal and the sink.
 SHORTENED = 30
-PATIENCE_SECONDS = 90.0  # a shortened window and `for` take 20 s at most, what makes the fault the rest
+PATIENCE_SECONDS = 90.0  # a shortened window and `for` take 30 s at most, what makes the fault the rest
 CLIENTS = 4
 TRIES = 5
 STRIPE_SECRET = "whsec_of_a_test"
@@ -38,7 +38,12 @@ redis: {{timeout: 3s, partitions: 4}}
 usage: {{keep_months: 1, archive: "{folder}/archive", sink: "{folder}/sink"}}
 upstreams:
   main: {{targets: ["http://127.0.0.1:{upstream}"], max_share_per_account: 1, retries: 0}}
-routes: [{{name: call, match: {{path: /v1/**}}, upstream: main, price: {{credits: 1}}}}]
+routes:
+  - {{name: call, match: {{path: /v1/**}}, upstream: main, price: {{credits: 1}}}}
+  - name: counted
+    match: {{path: /v2/**}}
+    upstream: main
+    price: {{credits: 1, per: item, count: "response:/items", hold: 1, maximum: 2}}
 plans: [{{id: open, name: Open, price: 0}}]
 billing: {{stripe: {{api_base: "http://127.0.0.1:{stripe}"}}}}
 """

@@ -12,6 +12,7 @@ import json
 import re
 import resource
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from gateway.embedded.endpoints import choose
 from gateway.embedded.valkey import Valkey
 from gateway.meter.keys import partition_keys
 from gateway.meter.layout import PUBLISHED_FIELD
+from gateway.proxy.settle.spool import frame
 from policies.access.keys import ENTROPY_BYTES, compose
 from tests.guarantees.alerts.scraped_site import PROMETHEUS, SHORTENED, STRIPE_SECRET, Site, calling, scraped
 from tests.guarantees.chaos.conftest import measured
@@ -167,6 +169,17 @@ async def proxy_dies_again_and_again(site: Site) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def configuration_is_invalid(site: Site) -> AsyncIterator[None]:
+    path = site.folder / "gateway.yaml"
+    valid = path.read_text()
+    path.write_text("rooutes: []")
+    assert site.admin.process is not None
+    site.admin.process.send_signal(signal.SIGHUP)
+    yield
+    path.write_text(valid)
+
+
+@asynccontextmanager
 async def upstream_fails(site: Site) -> AsyncIterator[None]:
     site.upstream.respond_with(500)
     yield
@@ -267,6 +280,14 @@ async def disk_is_full(site: Site) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def newer_release_left_a_spool(site: Site) -> AsyncIterator[None]:
+    path = site.folder / "data" / "spool" / "newer.spool2"
+    path.write_bytes(frame(b'{"version": 1000}'))
+    yield
+    path.unlink()
+
+
+@asynccontextmanager
 async def postgresql_is_restored(site: Site) -> AsyncIterator[None]:
     copy = await site.postgresql.back_up()
     await site.command("credits", "grant", "--user", site.user, "--amount", "5", "--reason", "test")
@@ -316,12 +337,27 @@ async def stripe_is_down(site: Site) -> AsyncIterator[None]:
     site.wires["stripe"].lead_to(port)
 
 
+@asynccontextmanager
+async def upstream_reports_no_usage(site: Site) -> AsyncIterator[None]:
+    async with repeated(lambda: site.get("/v2/x"), 0.3):
+        yield
+
+
+@asynccontextmanager
+async def upstream_reports_more_than_the_maximum(site: Site) -> AsyncIterator[None]:
+    site.upstream.respond_with(200, b'{"items": 3}')
+    async with repeated(lambda: site.get("/v2/x"), 0.3):
+        yield
+    site.upstream.respond_with(200)
+
+
 # What takes longest to clear comes first; a row that was refused leaves the books apart, so they are compared before.
 FAULTS: dict[str, dict[str, Fault]] = {
     "records": {
         "GatewayUsageNotArchived": archive_folder_is_a_file,
         "GatewayUsageSinkLags": sink_folder_is_a_file,
         "GatewayBooksDisagree": balance_is_changed_by_hand,
+        "GatewayNewerRecordsWait": newer_release_left_a_spool,
         "GatewaySettlementsLost": disk_is_full,
         "GatewayStoreWentBack": postgresql_is_restored,
         "GatewayPaymentEventsFail": stripe_is_down,
@@ -329,6 +365,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "GatewayAccountsSetAside": credits_cannot_expire,
     },
     "processes": {
+        "GatewayReloadRefused": configuration_is_invalid,
         "GatewayProcessesDie": proxy_dies_again_and_again,
         "GatewayNotScraped": admin_is_down,
         "GatewayNoWorker": worker_is_down,
@@ -342,6 +379,8 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "GatewayCannotReadAccounts": postgresql_is_frozen,
         "GatewaySpoolGrows": redis_leaves_calls_under_way,
         "GatewayIsSlow": redis_is_slow,
+        "GatewayUsageMissing": upstream_reports_no_usage,
+        "GatewayChargesCut": upstream_reports_more_than_the_maximum,
         "GatewayJournalLags": usage_table_is_locked,
     },
 }

@@ -233,6 +233,9 @@ async def test_frozen_process_is_not_ready_and_one_killed_leaves_no_open_calls_i
         # Shown before they count anything: what an alert takes for an increase needs a value before it.
         await proxy.shows(**{'gateway_process_restarts_total{process="proxy-0"}': 0})
         await proxy.shows(
+            **{f'gateway_config_reloads_total{{result="{result}"}}': 0 for result in ("applied", "refused")}
+        )
+        await proxy.shows(
             **{f'gateway_epochs_begun_total{{reason="{why}_behind"}}': 0 for why in ("postgresql", "redis")}
         )
         child = proxy.child("proxy")
