@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+_RELOADING = ("serve", "proxy", "admin", "worker", "demo")
 
 
 def main() -> None:
@@ -14,6 +16,8 @@ def main() -> None:
     No garbage is collected until the command is imported: there is none, and looking for it takes a sixth of a start.
     """
     gc.disable()
+    if sys.argv[1:2] and sys.argv[1] in _RELOADING:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else it would end a gateway that is starting
     try:
         from gateway.cli.main import run
 

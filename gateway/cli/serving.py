@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -66,7 +65,6 @@ def _run(config: Path | None, data_dir: Path | None, roles: Sequence[Role], *, a
     def read() -> Config:
         return load_config(config, data_dir, roles=roles)
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else it would end a gateway that is starting
     loaded = read()
     logs.configure(role="supervisor", level=loaded.log.level_number, form=loaded.log.format)
     keep_off(loaded.server.worker_cores)

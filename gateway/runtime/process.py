@@ -131,6 +131,7 @@ def _on_signals(stop: asyncio.Event, reload: Callable[[], None] | None) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a supervisor blocks it in what it starts
 
 
 def raise_descriptor_limit() -> int:

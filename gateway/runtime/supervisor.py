@@ -125,17 +125,17 @@ class Supervisor:
 
 
 @contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """A process that starts meanwhile has the signal blocked for good.
+def _blocked(*numbers: signal.Signals) -> Iterator[None]:
+    """A process that starts meanwhile has the signals blocked: SIGINT for good, SIGHUP until it can reload.
 
     A terminal sends SIGINT to all processes of the gateway; the supervisor alone is to act on it, since it stops the
     others in order.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 class _Child:
@@ -162,7 +162,7 @@ class _Child:
         sockets = [each.fileno() for each in self._spec.sockets]
         arguments = [*self._spec.arguments, "--line", str(theirs.fileno())]
         arguments += [part for fd in sockets for part in ("--listen", str(fd))]
-        with _blocked(signal.SIGINT):
+        with _blocked(signal.SIGINT, signal.SIGHUP):
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",

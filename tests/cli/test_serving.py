@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -66,6 +67,43 @@ def test_serve_with_another_pepper_is_refused(tmp_path: Path, own_database_url: 
     assert refused.returncode == 1
     assert "GATEWAY_KEY_PEPPER: version 1 is not the pepper under which this database has its keys" in refused.stderr
     assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+# A signal that comes as soon as Python reads the gateway.
+HUNG_UP = """
+import os, signal, sys
+
+class HangUp:
+    def find_spec(self, name, path, target=None):
+        if name == "gateway.cli.main":
+            os.kill(os.getpid(), signal.SIGHUP)
+
+sys.meta_path.insert(0, HangUp())
+from gateway.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("serve", 1), ("proxy", 1), ("admin", 1), ("worker", 1), ("demo", 2), ("plans", -signal.SIGHUP)],
+)
+def test_reload_ends_no_gateway_that_starts(tmp_path: Path, command: str, code: int) -> None:
+    stores = {"GATEWAY_DATABASE__URL": "postgresql://u:p@127.0.0.1:1/none", "GATEWAY_REDIS__URL": "redis://127.0.0.1:1"}
+    environment = serving(tmp_path, stores)[1]
+    arguments = {"demo": ["--port", "none"], "plans": ["list"]}.get(command, [])
+
+    ended = subprocess.run(
+        [sys.executable, "-c", HUNG_UP, command, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
+        env=environment,
+    )
+
+    assert ended.returncode == code, ended.stderr
 
 
 def test_preparation_of_the_stores_ends_with_its_supervisor(tmp_path: Path) -> None:

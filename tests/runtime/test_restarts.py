@@ -66,6 +66,19 @@ async def test_reload_applies_no_setting_that_needs_a_restart(
         assert await _status(served, served.head(f"/v1/{served.key}")) == 400, "a path that holds a key is refused"
 
 
+async def test_reload_that_meets_a_process_that_starts_is_done_once_it_serves(
+    tmp_path: Path, own_database_url: str, redis_url: str
+) -> None:
+    async with serving(tmp_path, DOCUMENT, database_url=own_database_url, redis_url=redis_url) as served:
+        died = _kill_public_worker(served)
+        await eventually(lambda: _public_workers(served) not in ([], [died]), PATIENCE_SECONDS)
+        (started,) = _public_workers(served)
+        os.kill(started, signal.SIGHUP)
+        await eventually(lambda: served.said("configuration_reloaded") == 1, PATIENCE_SECONDS)
+
+        assert _public_workers(served) == [started]
+
+
 async def test_stop_while_a_process_starts_again_is_orderly(
     tmp_path: Path, own_database_url: str, redis_url: str
 ) -> None:

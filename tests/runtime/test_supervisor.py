@@ -27,7 +27,7 @@ async def test_process_that_is_not_ready_in_time_is_ended_and_can_be_started_aga
     await child.stop(0)
 
 
-async def test_interrupt_of_a_terminal_is_left_to_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_process_starts_deaf_to_a_terminal_and_to_reloads(monkeypatch: pytest.MonkeyPatch) -> None:
     blocked: list[set[int]] = []
 
     async def become_ready(child: supervisor._Child, _line: asyncio.StreamReader) -> None:
@@ -37,8 +37,8 @@ async def test_interrupt_of_a_terminal_is_left_to_the_supervisor(monkeypatch: py
     child = supervisor._Child(ChildSpec("proxy-0", ("child", "proxy")), os.environ)
     await child.start()
     await child.stop(60)
-    assert blocked == [{signal.SIGINT}]
-    assert signal.SIGINT not in _blocked_signals(os.getpid())
+    assert blocked == [{signal.SIGINT, signal.SIGHUP}]
+    assert not blocked[0] & _blocked_signals(os.getpid())
 
 
 def _blocked_signals(pid: int) -> set[int]:

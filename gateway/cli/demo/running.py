@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -78,7 +77,6 @@ def demo(
     def read() -> Config:
         return load_config(path, data_dir, overrides=overrides, roles=EVERYTHING)
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # else it would end a gateway that is starting
     asyncio.run(_run(read, as_json=as_json, with_month=with_month))
 
 
