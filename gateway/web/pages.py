@@ -45,8 +45,12 @@ class PageRoutes(Generic[V]):
 
     def __init__(self) -> None:
         self._pages: list[tuple[str, str, Page[V]]] = []
+        self._good_once: set[str] = set()
 
-    def get(self, path: str) -> Callable[[Page[V]], Page[V]]:
+    def get(self, path: str, *, is_good_once: bool = False) -> Callable[[Page[V]], Page[V]]:
+        """`is_good_once`: HEAD, which previews of links and scanners of mails send, does nothing."""
+        if is_good_once:
+            self._good_once.add(path)
         return self._add("GET", path)
 
     def post(self, path: str) -> Callable[[Page[V]], Page[V]]:
@@ -54,7 +58,11 @@ class PageRoutes(Generic[V]):
 
     def routes(self, site: Site, enter: Enter[V]) -> list[Route]:
         return [
-            Route(site.root + path, _endpoint(site, enter, page), methods=[method])
+            Route(
+                site.root + path,
+                _endpoint(site, enter, page, is_good_once=path in self._good_once),
+                methods=[method],
+            )
             for method, path, page in self._pages
         ]
 
@@ -101,9 +109,13 @@ def is_same_site(request: Request) -> bool:
         return False
 
 
-def _endpoint(site: Site, enter: Enter[V], page: Page[V]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    site: Site, enter: Enter[V], page: Page[V], *, is_good_once: bool
+) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         visit = request.state.visit = Visit(site, request, Cookies(request))
+        if is_good_once and request.method == "HEAD":
+            return visit.redirect("")
         if request.method in ("GET", "HEAD"):
             return await page(await enter(visit))
         if not is_same_site(request):

@@ -52,7 +52,7 @@ async def sign_out(page: Customer) -> Response:
     return page.visit.redirect("/sign-in", "You are signed out.")
 
 
-@strangers.get("/enter")
+@strangers.get("/enter", is_good_once=True)
 async def enter(page: Stranger) -> Response:
     """The link of a session that a product hands over."""
     code = page.visit.request.query_params.get("code", "")[:MAX_CODE_CHARACTERS]

@@ -66,6 +66,17 @@ async def test_a_link_signs_in_once_and_leads_back(stack: PortalStack, admin: ht
     await visitor.get("", status=200)
 
 
+async def test_asking_for_the_head_of_a_link_does_not_use_it_up(stack: PortalStack, admin: httpx.AsyncClient) -> None:
+    """As previews of links and scanners of mails do."""
+    made = await handed_over(admin, user_id=await a_user(stack))
+    link = f"/portal{made['url'].removeprefix('https://gateway.test/portal')}"
+    looked = await stack.stranger().client.head(link)
+    assert (looked.status_code, looked.headers.get_list("set-cookie")) == (303, [])
+    visitor = stack.stranger()
+    assert (await visitor.client.get(link)).status_code == 303
+    assert "Handed Over" in await visitor.get("")
+
+
 async def test_who_has_no_password_is_told_the_way_to_what_cannot_be_undone(
     stack: PortalStack, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

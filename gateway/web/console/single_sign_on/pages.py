@@ -39,7 +39,7 @@ async def ask_provider(page: Outsider) -> Response:
     return response
 
 
-@strangers.get("/oidc/callback")
+@strangers.get("/oidc/callback", is_good_once=True)
 async def return_from_provider(page: Outsider) -> Response:
     visit, params = page.visit, page.visit.request.query_params
     kept = visit.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))

@@ -58,6 +58,15 @@ async def test_operator_has_the_scopes_of_its_groups(operator: Browser, api: Api
     assert entry["actor"] == "oidc:ada@example.com"
 
 
+async def test_head_of_the_way_back_neither_signs_in_nor_uses_it_up(operator: Browser) -> None:
+    back = await answered(await asked(operator))
+    looked = await operator.client.head(back)
+    assert (looked.status_code, looked.headers.get_list("set-cookie")) == (303, [])
+    done = await operator.client.get(back)
+    assert (done.status_code, done.headers["location"]) == (303, "/console")
+    await operator.get("/plans")
+
+
 async def test_group_of_all_scopes_does_everything(operator: Browser, provider: Provider) -> None:
     provider.person["groups"] = ["admins", "unknown"]
     await sign_in(operator)
