@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from hashlib import sha256
 from uuid import UUID
 
 import structlog
@@ -20,7 +21,7 @@ from gateway.api.errors import NotAuthenticated, NotInScope
 from gateway.api.guesses import Guesses
 from gateway.api.middleware import is_operation
 from gateway.clock import now
-from gateway.ledger.accounts import admin_tokens
+from gateway.ledger.accounts import admin_tokens, throttles
 from gateway.ledger.accounts.admin_tokens import AdminToken
 from gateway.ledger.db.session import Database
 from policies.access import keys
@@ -89,6 +90,19 @@ class AdminAuthenticator:
             found = await admin_tokens.get(connection, token_id)
         return None if found is None or not found.is_usable(now()) else _actor_of(found)
 
+    async def end_session(self, session_id: str, *, until: datetime) -> None:
+        """Ends a session of the console, which would have lasted until then, for every copy of its cookie.
+
+        Raises DatabaseUnavailable.
+        """
+        async with self._database.transaction() as connection:
+            await throttles.hold(connection, _session_digest(session_id), until=until)
+
+    async def has_ended(self, session_id: str) -> bool:
+        """Raises DatabaseUnavailable."""
+        async with self._database.look_up() as connection:
+            return await throttles.is_held(connection, _session_digest(session_id))
+
     async def _find_actor(self, token: bytes, *, address: str) -> Actor | None:
         """None for a token that is unknown, revoked or expired."""
         # Constant in time, so that nobody finds the token byte by byte.
@@ -126,6 +140,10 @@ class ScopeMiddleware:
                 await error_responses.send_failure(NotInScope(needed), scope, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _session_digest(session_id: str) -> bytes:
+    return sha256(f"console-session|{session_id}".encode()).digest()
 
 
 def _actor_of(token: AdminToken) -> Actor:

@@ -1,4 +1,7 @@
-"""Throttles of logins and e-mails, shared by all processes: one row each (`policies.access.throttling`)."""
+"""Throttles of logins and e-mails, shared by all processes: one row each (`policies.access.throttling`).
+
+A session of the console that was signed out is held like a subject without allowance, until it would have ended.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,16 @@ async def refund_attempts(connection: AsyncConnection, subjects: Sequence[Subjec
     await connection.execute(_REFUND, steps)
 
 
+async def hold(connection: AsyncConnection, digest: bytes, *, until: datetime) -> None:
+    """Holds a subject until then, whatever its pace: such as a session of the console that has ended."""
+    await connection.execute(_HOLD, {"subject": digest, "until": until})
+
+
+async def is_held(connection: AsyncConnection, digest: bytes) -> bool:
+    """Whether the subject is held now."""
+    return bool((await connection.execute(_IS_HELD, {"subject": digest})).scalar_one())
+
+
 async def delete_expired(connection: AsyncConnection, *, limit: int) -> int:
     """Deletes at most `limit` throttles that no longer hold anybody; gives how many."""
     return (await connection.execute(_DELETE_EXPIRED, {"limit": limit})).rowcount
@@ -71,6 +84,11 @@ _LOCK = text("""
     ON CONFLICT (subject) DO UPDATE SET free_at = t.free_at
     RETURNING subject, free_at
 """)
+_HOLD = text("""
+    INSERT INTO throttles AS t (subject, free_at) VALUES (:subject, :until)
+    ON CONFLICT (subject) DO UPDATE SET free_at = greatest(t.free_at, excluded.free_at)
+""")
+_IS_HELD = text("SELECT EXISTS (SELECT FROM throttles WHERE subject = :subject AND free_at > now())")
 _LOCK_KNOWN = text("""
     SELECT count(*) FROM (
         SELECT FROM throttles WHERE subject = ANY(CAST(:subjects AS bytea[])) ORDER BY subject FOR UPDATE) locked

@@ -150,14 +150,14 @@ async def enter_stranger(console: Console, visit: Visit) -> Outsider:
 
 
 async def enter_operator(console: Console, visit: Visit) -> Operator:
-    """Raises OperatorNeeded, also where the token has been revoked since."""
+    """Raises OperatorNeeded, also where the token has been revoked or the session was signed out since."""
     _share(console, visit)
     named = proxy.identity_of(visit.request, console.settings.trusted_proxy)
     if named is not None:
         visit.identity = f"proxy {named.name}"
         return _operator(visit, console, named.actor(console.settings), signed_in_by="proxy", proven_at=_NEVER)
     claims = console.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))
-    if claims is None:
+    if claims is None or await console.admin.authenticator.has_ended(claims["sid"]):
         raise OperatorNeeded
     signed_in_by: SignedInBy = "oidc" if "name" in claims else "token"
     actor = await _of_token(console, claims) if signed_in_by == "token" else _of_provider(console, claims)
@@ -212,6 +212,15 @@ def _keep(visit: Visit, claims: Mapping[str, Any], *, proven_at: datetime, lifet
     more = {"proven": int(proven_at.timestamp())}
     signed = visit.site.signer.sign(_AUDIENCE, {**claims, **more}, lifetime=lifetime)
     visit.cookies.set(_COOKIE, signed, max_age=lifetime)
+
+
+async def end_former(visit: Visit, console: Console) -> None:
+    """Ends the session that this browser has, for whoever copied its cookie too. Raises DatabaseUnavailable."""
+    claims = console.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))
+    if claims is not None:
+        # A copy may be of a cookie that lasts longer: each proof of who it is renews it.
+        ends_at = max(datetime.fromtimestamp(claims["exp"], UTC), now() + SESSION_LIFETIME)
+        await console.admin.authenticator.end_session(claims["sid"], until=ends_at)
 
 
 def forget(visit: Visit) -> None:

@@ -7,7 +7,7 @@ from secrets import token_urlsafe
 from starlette.responses import Response
 
 from gateway.api.admin.auth import Actor
-from gateway.web.console.operator import Operator, Outsider, begin, forget, sign_in
+from gateway.web.console.operator import Operator, Outsider, begin, end_former, forget, sign_in
 from gateway.web.console.single_sign_on import proxy
 from gateway.web.pages import PageRoutes
 
@@ -32,12 +32,14 @@ async def submit_sign_in(page: Outsider) -> Response:
     actor = await form.submit(call)
     if actor is None:
         return _sign_in_page(page, status=form.status)
+    await end_former(visit, page.console)
     begin(visit, actor, session_id=token_urlsafe(12))
     return visit.redirect(visit.local(form.raw("next")))
 
 
 @pages.post("/sign-out")
 async def sign_out(page: Operator) -> Response:
+    await end_former(page.visit, page.console)
     forget(page.visit)
     return page.visit.redirect("/sign-in", "You are signed out.")
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 import pytest
+from sqlalchemy import text
 
+from gateway.api.admin import AdminApi
+from gateway.web.console.app import build_console
+from gateway.web.console.operator import SESSION_LIFETIME
+from gateway.web.cookies import CookieSigner
 from tests.api.conftest import TOKEN
 from tests.web.console.operators import Api, Browser
+from tests.web.console.single_sign_on.conftest import browser_of
 
 
 async def test_sign_in_needs_a_valid_token(stranger: Browser) -> None:
@@ -43,9 +49,42 @@ async def test_revoked_token_ends_its_session(stranger: Browser, api: Api) -> No
     await stranger.get("/plans", status=303)
 
 
-async def test_sign_out_ends_the_session(root: Browser) -> None:
+async def test_sign_out_ends_the_session_of_whoever_copied_its_cookie(root: Browser, admin: AdminApi) -> None:
+    async with browser_of(build_console(admin, secret=TOKEN)) as client:
+        copy = Browser(client)
+        client.cookies.update(root.client.cookies)
+        await copy.get("/plans")
+        await root.submit("", "/sign-out")
+        await root.get("/plans", status=303)
+        await copy.get("/plans", status=303)
+    await root.sign_in(TOKEN)
+    await root.get("/plans")
+
+
+async def test_signing_in_again_ends_the_session_that_the_browser_had(root: Browser, admin: AdminApi) -> None:
+    async with browser_of(build_console(admin, secret=TOKEN)) as client:
+        copy = Browser(client)
+        client.cookies.update(root.client.cookies)
+        await root.submit("/sign-in", status=401, token="gwadm_live_wrong")
+        await copy.get("/plans")
+        await root.sign_in(TOKEN)
+        await copy.get("/plans", status=303)
+    await root.get("/plans")
+
+
+async def test_signed_out_session_stays_ended_until_its_cookie_ends(root: Browser, admin: AdminApi) -> None:
+    """Also for a copy that was made after the operator proved again who it is."""
+    signed = root.client.cookies["__Host-console_session"]
+    claims = CookieSigner(TOKEN).read("console:session", signed)
+    assert claims is not None
+    more = {name: value for name, value in claims.items() if name not in ("aud", "iat", "exp")}
+    renewed = CookieSigner(TOKEN).sign("console:session", more, lifetime=SESSION_LIFETIME)
     await root.submit("", "/sign-out")
-    await root.get("", status=303)
+    async with admin.authenticator._database.read() as connection:
+        held = (await connection.execute(text("SELECT max(free_at) FROM throttles"))).scalar_one()
+    found = CookieSigner(TOKEN).read("console:session", renewed)
+    assert found is not None
+    assert held.timestamp() >= found["exp"]
 
 
 async def test_sign_in_leads_back_to_the_page(stranger: Browser) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import RedirectResponse, Response
 
 from gateway import metrics
-from gateway.web.console.operator import Outsider, begin_as
+from gateway.web.console.operator import Outsider, begin_as, end_former
 from gateway.web.console.single_sign_on import Identity, SignInFailed
 from gateway.web.console.single_sign_on.provider import SOURCE, Attempt, OpenIdProvider
 from gateway.web.pages import PageRoutes
@@ -52,6 +52,7 @@ async def return_from_provider(page: Outsider) -> Response:
     except SignInFailed as failed:
         metrics.FAILED_SIGN_INS.labels(SOURCE).inc()
         return _refuse(page, failed)
+    await end_former(visit, page.console)
     begin_as(visit, page.console, identity, session_id=token_urlsafe(12))
     return visit.redirect(visit.local(kept["next"] if kept else ""))
 

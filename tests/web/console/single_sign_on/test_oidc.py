@@ -67,6 +67,20 @@ async def test_head_of_the_way_back_neither_signs_in_nor_uses_it_up(operator: Br
     await operator.get("/plans")
 
 
+async def test_session_ends_by_signing_out_or_in_again_for_its_copies_too(operator: Browser) -> None:
+    await sign_in(operator)
+    first = dict(operator.client.cookies)
+    await sign_in(operator, again="1")
+    second = dict(operator.client.cookies)
+    await operator.submit("/plans", "/sign-out")
+    for copied in (first, second):
+        operator.client.cookies.clear()
+        operator.client.cookies.update(copied)
+        await operator.get("/plans", status=303)
+    await sign_in(operator)
+    await operator.get("/plans")
+
+
 async def test_group_of_all_scopes_does_everything(operator: Browser, provider: Provider) -> None:
     provider.person["groups"] = ["admins", "unknown"]
     await sign_in(operator)
