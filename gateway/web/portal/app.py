@@ -23,7 +23,7 @@ from gateway.web.branding import Branding, Link
 from gateway.web.cookies import Cookies
 from gateway.web.pages import MAX_FORM_BYTES, build_site
 from gateway.web.portal import alerts, billing, first_call, home, keys, plan, profile, sign_in, top_up, usage
-from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, enter_stranger
+from gateway.web.portal.customer import Portal, SignInNeeded, enter_customer, enter_leaver, enter_stranger
 from gateway.web.site import Site, Visit
 
 ROOT = "/portal"
@@ -38,9 +38,7 @@ MENU = (
     Link("First call", "/first-call"),
     Link("Account", "/account"),
 )
-CUSTOMER_PAGES: tuple[ModuleType, ...] = (
-    *(home, keys, usage, plan, top_up, billing, alerts, first_call, profile, sign_in),
-)
+CUSTOMER_PAGES: tuple[ModuleType, ...] = (home, keys, usage, plan, top_up, billing, alerts, first_call, profile)
 
 
 def build_portal(
@@ -62,6 +60,7 @@ def build_portal(
         recent_sign_in=recent_sign_in,
     )
     routes: list[BaseRoute] = list(sign_in.strangers.routes(site, partial(enter_stranger, portal)))
+    routes += sign_in.leavers.routes(site, partial(enter_leaver, portal))
     for module in CUSTOMER_PAGES:
         routes += module.customers.routes(site, partial(enter_customer, portal))
     app = build_site(site, routes, {SignInNeeded: _to_sign_in})

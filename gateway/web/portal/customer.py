@@ -53,6 +53,15 @@ class Stranger:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaver:
+    """A request to sign out, whatever has become of the session and of its account."""
+
+    visit: Visit
+    portal: Portal
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Customer:
     """A request to a page of a customer; `proven_at` is when the session last proved who it is.
 
@@ -92,6 +101,16 @@ async def enter_stranger(portal: Portal, visit: Visit) -> Stranger:
     return Stranger(visit, portal)
 
 
+async def enter_leaver(portal: Portal, visit: Visit) -> Leaver:
+    """Raises SignInNeeded."""
+    claims = portal.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))
+    visit.shared |= {"user": None, "settings": portal.settings}
+    if claims is None:
+        raise SignInNeeded
+    visit.identity = claims["sid"]
+    return Leaver(visit, portal, UUID(claims["sid"]))
+
+
 async def enter_customer(portal: Portal, visit: Visit) -> Customer:
     """Raises SignInNeeded; Suspended."""
     claims = portal.site.signer.read(_AUDIENCE, visit.cookies.get(_COOKIE))
@@ -101,10 +120,10 @@ async def enter_customer(portal: Portal, visit: Visit) -> Customer:
     session_id = UUID(claims["sid"])
     try:
         user = await find_user(portal.account.database, session_id)
+        visit.identity = claims["sid"]  # for a form of the page that tells of a suspension, too
         me = session_of(user, session_id, portal.account.unit_of_work)
     except NotAuthenticated:
         raise SignInNeeded from None
-    visit.identity = claims["sid"]
     return_url = claims.get("return_url")
     more = {"user": me.user, "zone": zone(me.user.time_zone), "return_url": return_url}
     customer = Customer(visit, portal, me, datetime.fromtimestamp(claims["proven"], UTC), return_url)

@@ -13,11 +13,11 @@ from gateway.api.account.login.sessions import Login, Registration
 from gateway.api.account.schemas import TokenPair
 from gateway.api.hand_over import SESSION_LIFETIME
 from gateway.web.pages import PageRoutes
-from gateway.web.portal.customer import Customer, Stranger, begin, end_former, forget
+from gateway.web.portal.customer import Leaver, Stranger, begin, end_former, forget
 from gateway.web.site import Visit
 
 strangers: PageRoutes[Stranger] = PageRoutes()
-customers: PageRoutes[Customer] = PageRoutes()
+leavers: PageRoutes[Leaver] = PageRoutes()
 
 MAX_CODE_CHARACTERS = 4000
 ATTEMPTS = ("/sign-in", "/sign-up", "/forgot", "/reset", "/verify")
@@ -45,9 +45,9 @@ async def submit_sign_in(page: Stranger) -> Response:
     return visit.redirect(visit.local(form.raw("next")))
 
 
-@customers.post("/sign-out")
-async def sign_out(page: Customer) -> Response:
-    await sessions.end_session(page.portal.account, page.me.session_id)
+@leavers.post("/sign-out")
+async def sign_out(page: Leaver) -> Response:
+    await sessions.end_session(page.portal.account, page.session_id)
     forget(page.visit)
     return page.visit.redirect("/sign-in", "You are signed out.")
 

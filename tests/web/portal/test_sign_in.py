@@ -104,6 +104,26 @@ async def test_signing_in_again_ends_the_session_that_the_browser_had(stack: Por
     await customer.get("")
 
 
+async def test_who_is_suspended_can_sign_out_by_a_page_from_before_and_by_the_one_that_tells(
+    stack: PortalStack,
+) -> None:
+    for is_from_before in (True, False):
+        customer, copy = await stack.customer(), stack.stranger()
+        copy.client.cookies.update(customer.client.cookies)
+        token = form_token(await customer.get(""))
+        assert customer.user_id is not None
+        async with stack.account.database.transaction() as connection:
+            await users.suspend(connection, customer.user_id)
+        told = await customer.get("", status=403)
+        assert 'action="/portal/sign-out"' in told
+        assert 'href="/portal/keys"' not in told, "nothing there is to be had"
+        sent = {"form_token": token if is_from_before else form_token(told)}
+        done = await customer.client.post("/portal/sign-out", data=sent)
+        assert (done.status_code, done.headers["location"]) == (303, "/portal/sign-in")
+        assert "You are signed out." in await customer.follow(done)
+        await copy.get("", status=303)
+
+
 async def test_form_of_a_session_that_has_ended_is_told_to_have_done_nothing(stack: PortalStack) -> None:
     customer = await stack.customer()
     fields = {"form_token": form_token(await customer.get("/alerts")), "percents": "50"}
