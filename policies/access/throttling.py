@@ -60,6 +60,8 @@ UNKNOWN_KEYS_FROM_ADDRESS = Pace(burst=200, seconds_each=0.1)
 UNKNOWN_COUPONS_OF_ACCOUNT = Pace(burst=60, seconds_each=10)
 # What a customer has a payment provider asked: it answers so many questions a second for all customers together.
 PROVIDER_CALLS_OF_ACCOUNT = Pace(burst=120, seconds_each=5)
+# Keys that a customer makes, whose rows stay: a fleet gets its own at once, and a script that runs wild is slowed down.
+KEYS_OF_ACCOUNT = Pace(burst=600, seconds_each=6)
 # Pages of the portal with what belongs to them, rendered by the process of the workers.
 PAGES_FROM_ADDRESS = Pace(burst=300, seconds_each=0.05)
 # Stored responses, which no window of a plan counts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
@@ -10,9 +11,10 @@ from fastapi import APIRouter, Body, Query
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.api.account.authentication import Session
 from gateway.api.account.dependencies import KeyFactoryDep, Me
-from gateway.api.errors import Conflict
-from gateway.api.openapi import CONFLICTS, SIGNED_IN, UNKNOWN
+from gateway.api.errors import Conflict, Throttled
+from gateway.api.openapi import CONFLICTS, SIGNED_IN, THROTTLED, UNKNOWN
 from gateway.api.schemas.api_keys import (
     IssuedKey,
     Key,
@@ -28,21 +30,25 @@ from gateway.clock import now
 from gateway.ledger.accounts import api_keys
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_account
+from gateway.paced_subjects import PacedSubjects
+from policies.access.throttling import KEYS_OF_ACCOUNT
 from policies.model import KeyStatus
 
 router = APIRouter(prefix="/me/keys", tags=["keys"], responses=SIGNED_IN)
+_made = PacedSubjects(KEYS_OF_ACCOUNT)
 
 
 class OwnKeyQuery(PageQuery):
     revoked: bool | None = Field(default=None, description="true: revoked keys alone; false: the others alone.")
 
 
-@router.post("", status_code=201, summary="Create a key")
+@router.post("", status_code=201, summary="Create a key", responses=THROTTLED)
 async def create_key(body: NewKeyTerms, me: Me, key_factory: KeyFactoryDep) -> IssuedKey:
     """The answer holds the key, this once.
 
     Keys made before your address is verified are revoked by its first verification.
     """
+    _pace(me)
     secret, fingerprint = key_factory.create()
     async with me.unit_of_work.change() as change:
         await check_permissions(change.connection, body.permissions)
@@ -96,7 +102,7 @@ async def delete_key(key_id: UUID, me: Me) -> None:
     await revoke_key(key_id, me)
 
 
-@router.post("/{key_id}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS)
+@router.post("/{key_id}/rotate", status_code=201, summary="Replace a key", responses=UNKNOWN | CONFLICTS | THROTTLED)
 async def rotate_key(
     key_id: UUID, me: Me, key_factory: KeyFactoryDep, body: Annotated[Rotation | None, Body()] = None
 ) -> IssuedKey:
@@ -104,6 +110,7 @@ async def rotate_key(
 
     409 for a key whose own expiry has passed: its successor would have expired too.
     """
+    _pace(me)
     secret, fingerprint = key_factory.create()
     grace = timedelta(seconds=body.grace_seconds if body else 0)
     async with me.unit_of_work.change() as change:
@@ -114,6 +121,12 @@ async def rotate_key(
         await change.record("keys.rotate", "key", entity_id=key_id, before=old, after=after, reason=reason)
         await change.record("keys.create", "key", entity_id=row.id, after=key_model(row, now()))
     return issued_key_model(row, secret.secret)
+
+
+def _pace(me: Session) -> None:
+    """Before a key is made. Raises Throttled."""
+    if not _made.take(me.id):
+        raise Throttled(math.ceil(KEYS_OF_ACCOUNT.seconds_each))
 
 
 async def _mine(connection: AsyncConnection, me: Me, key_id: UUID) -> api_keys.ApiKey:

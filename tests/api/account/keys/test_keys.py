@@ -8,10 +8,12 @@ from uuid import uuid4
 
 import pytest
 
+from gateway.api.account.keys import _made
 from gateway.clock import now
 from gateway.ledger.audit import audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
 from gateway.ledger.catalogue import plans
+from policies.access.throttling import KEYS_OF_ACCOUNT
 from tests.api.account.conftest import AccountApi
 
 
@@ -38,6 +40,20 @@ async def test_key_is_shown_once_and_listed_without_its_secret(account_api: Acco
     for method, path in (("PATCH", f"/me/keys/{made['id']}"), ("POST", "/me/keys")):
         refused = await customer.call(method, path, status=422, json=misspelt)
         assert [error["field"] for error in refused["errors"]] == ["permissions"]
+
+
+async def test_account_that_makes_keys_without_end_is_slowed_down_and_others_are_not(account_api: AccountApi) -> None:
+    eager, other = await account_api.customer(), await account_api.customer()
+    made = await eager.post("/me/keys", {}, status=201)
+    for _ in range(KEYS_OF_ACCOUNT.burst - 1):
+        assert _made.take(eager.id)
+    for path in ("/me/keys", f"/me/keys/{made['id']}/rotate"):
+        refused = await eager.client.post(path, json={})
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["retry-after"]) >= 1
+    assert len((await eager.get("/me/keys"))["data"]) == 1
+    await eager.call("DELETE", f"/me/keys/{made['id']}", status=204)
+    await other.post("/me/keys", {}, status=201)
 
 
 async def test_key_is_changed_and_disabled(account_api: AccountApi) -> None:
