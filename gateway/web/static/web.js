@@ -2,6 +2,8 @@
 // markup that works by itself, and a failure leaves the page as it was.
 
 const parser = new DOMParser();
+// So long a form that was sent is not sent again. No event tells of a load that the browser's own button has stopped.
+const SENT_MILLISECONDS = 5000;
 
 async function load(url, options = {}) {
   const response = await fetch(url, {
@@ -39,6 +41,7 @@ async function showPart(url, id, { keepsHistory = false } = {}) {
     if (keepsHistory) history.replaceState(null, "", url);
     announce("Updated.");
   } catch {
+    element?.removeAttribute("aria-busy");
     location.assign(url);
   }
 }
@@ -129,18 +132,27 @@ document.addEventListener("submit", (event) => {
     event.preventDefault();
     showPart(urlOf(form), form.dataset.part, { keepsHistory: true });
   } else if (form.method === "post") {
-    if (form.dataset.sent) event.preventDefault();
-    form.dataset.sent = "1";
+    if (event.timeStamp - form.dataset.sent < SENT_MILLISECONDS) event.preventDefault();
+    else form.dataset.sent = event.timeStamp;
   }
 });
+
+function letSendAgain() {
+  for (const form of document.forms) delete form.dataset.sent;
+}
 
 document.addEventListener("change", (event) => {
   const form = event.target.form;
   if (form?.dataset.part && event.target.matches("select, input[type=date], input[type=checkbox]")) form.requestSubmit();
 });
 
+// Escape stops the load of the answer.
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape") letSendAgain();
+});
+
 addEventListener("pageshow", (event) => {
-  if (event.persisted) for (const form of document.forms) delete form.dataset.sent;
+  if (event.persisted) letSendAgain();
 });
 
 document.documentElement.classList.add("scripted");
