@@ -16,6 +16,7 @@ from policies.access.key_budgets import Cap
 from policies.access.limits import STEPS, WINDOW_SECONDS, WINDOWS, Limits
 from policies.model import Window
 
+MINUTE_MS = WINDOW_SECONDS[Window.MINUTE] * 1000
 MAX_LEAD_MS = 60_000  # of an account's clock, before it is given up
 
 
@@ -221,7 +222,7 @@ class Model:
     def _used_and_reset(self, account: Account, now_ms: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         live = [account.live(window, now_ms) for window in WINDOWS]
         resets = [
-            seconds_up(account.leaves_ms(window, min(moments, default=now_ms)) - now_ms)
+            seconds_up(_told_ms(window, account.leaves_ms(window, min(moments, default=now_ms)) - now_ms))
             for window, moments in zip(WINDOWS, live, strict=True)
         ]
         return tuple(map(len, live)), tuple(resets)
@@ -233,4 +234,9 @@ def _wait_ms(account: Account, window: Window, limit: int, *, now_ms: int) -> in
     if not live:
         return WINDOW_SECONDS[window] * 1000
     last_to_leave = live[min(len(live) - limit, len(live) - 1)]
-    return account.leaves_ms(window, last_to_leave) - now_ms
+    return _told_ms(window, account.leaves_ms(window, last_to_leave) - now_ms)
+
+
+def _told_ms(window: Window, wait_ms: int) -> int:
+    """The minute never tells more than a minute, although its last step may have a second to go after it."""
+    return min(wait_ms, MINUTE_MS) if window is Window.MINUTE else wait_ms

@@ -32,7 +32,7 @@ from gateway.meter.scripts import ACCOUNT_SNAPSHOT, ADMIT, LOAD_ACCOUNT, SCRIPTS
 from policies.access.admission import AccountSnapshot, check_snapshot
 from policies.access.key_budgets import Cap
 from policies.access.limits import WINDOW_SECONDS, WINDOWS, Limits
-from policies.model import Plan, Refused
+from policies.model import Plan, Refused, Window
 from policies.usage.records import BALANCE_AFTER, copy_line, parse_line, prefix_of, suffix_of
 from tests.meter.conftest import OwnServer
 from tests.meter.model import Account, Model, step_ms
@@ -312,6 +312,11 @@ class Calls(RuleBasedStateMachine):
         if admission.verdict is Verdict.RATE_LIMITED and comes_back and can_come_back:
             self._set_clock(self.model.now_ms(name, self.clock_ms) + admission.retry_after_seconds * 1000)
             again = self._admit(name, amount=amount, required=required, drift=drift)
+            if again.verdict is Verdict.RATE_LIMITED:
+                told = (admission.retry_after_seconds, again.retry_after_seconds, again.violated)
+                assert told == (60, 1, (Window.MINUTE,)), "the minute's last step has at most a second to go"
+                self._set_clock(self.model.now_ms(name, self.clock_ms) + 1000)
+                again = self._admit(name, amount=amount, required=required, drift=drift)
             assert again.verdict is not Verdict.RATE_LIMITED
 
     @rule(name=NAME, calls=st.lists(st.tuples(GAP_MS, st.integers(0, 3), st.booleans()), min_size=8, max_size=30))

@@ -52,11 +52,15 @@ for window = 1, 3 do
     if total > 0 then
       wait = until_free(account, now, window, first, last, total - limit + 1)
     end
+    if window == 1 then
+      wait = math.min(wait, MAX_MINUTE_SECONDS * 1000)
+    end
     retry_ms = math.max(retry_ms, wait)
   end
   reply[window * 2 + 1] = total
   reply[window * 2 + 2] = math.ceil(((first + STEPS + 1) * STEP_MS[window] - now) / 1000)
 end
+reply[4] = math.min(reply[4], MAX_MINUTE_SECONDS)
 reply[9], reply[10], reply[11] = math.ceil(retry_ms / 1000), violated, s[3]
 local counted = budget_id and #state > STATE_BYTES and redis.call('HGET', account, BUDGET_PREFIX .. budget_id)
 if counted then

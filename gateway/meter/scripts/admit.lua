@@ -123,11 +123,17 @@ for window = 1, 3 do
       -- A bucket that was closed just above is not in the ring yet, so the walk ends at it.
       wait = until_free(account, now, window, first, s[at + 1], total - limit + 1)
     end
+    if window == 1 then
+      wait = math.min(wait, MAX_MINUTE_SECONDS * 1000)
+    end
     retry_ms = math.max(retry_ms, wait)
   end
   s[at], s[at + 1], s[at + 2], s[at + 3] = first, last, in_last + 1, total + 1
   used[window] = total
   reset[window] = math.ceil(((first + STEPS + 1) * STEP_MS[window] - now) / 1000)
+end
+if reset[1] > MAX_MINUTE_SECONDS then
+  reset[1] = MAX_MINUTE_SECONDS
 end
 
 local balance, in_flight = s[2], s[3]

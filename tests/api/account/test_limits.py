@@ -74,6 +74,7 @@ async def test_call_under_way_is_seen_by_limits_at_once(account_api: AccountApi,
     assert [each["remaining"] for each in left["limits"]] == [4, 49]
     # A window is given back in steps of a sixtieth.
     assert all(0 < each["reset_seconds"] <= each["window_seconds"] * 61 / 60 for each in left["limits"])
+    assert left["limits"][0]["reset_seconds"] <= 60
     assert left["in_flight"]["current"] == 1
     assert left["credits"]["remaining"] == 7
 
