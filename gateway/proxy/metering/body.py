@@ -8,6 +8,7 @@ from gateway.proxy.metering.decoding import Decoder, DecodingError, open_decoder
 from gateway.proxy.metering.documents.reader import DocumentReader, End, Glance
 from gateway.proxy.metering.documents.scanner import OnDocument
 from gateway.proxy.metering.framing import open_framing
+from gateway.proxy.metering.framing.untold import UntoldBody
 from policies.usage.counts import MissingReason
 
 MAX_DECODED_BYTES = 1024 * 1024 * 1024  # of one response; what is larger is a decompression bomb
@@ -37,6 +38,11 @@ class Body:
     def is_broken(self) -> bool:
         """Whether a frame or a text that has ended was not what it must be."""
         return self._documents.broken > 0 or (self.framing is not None and self.framing.is_broken)
+
+    @property
+    def plain_bytes(self) -> int:
+        """How much text the body is where nothing can be read of it, and its type says no more than that."""
+        return self.framing.plain_bytes if isinstance(self.framing, UntoldBody) else 0
 
     def feed(self, chunk: bytes) -> None:
         if self.fault is not None or self.framing is None:

@@ -48,7 +48,6 @@ class PointerReader:
             small_bytes=small_bytes,
         )
         self._body = Body(content_type, content_encoding, self._documents)
-        self._is_stream = self._body.framing is not None and self._body.framing.is_stream
         self.feed = self._body.feed
 
     def value(self) -> Count | None:
@@ -69,7 +68,8 @@ class PointerReader:
         self._value = _latest(self._value, _first(fields, self._pointers))
 
     def _is_relevant(self, text: bytes) -> bool:
-        if not self._is_stream or not self._marks or any(mark in text for mark in self._marks):
+        is_stream = self._body.framing is not None and self._body.framing.is_stream
+        if not is_stream or not self._marks or any(mark in text for mark in self._marks):
             return True
         return b"\\u00" in text and grammar.ESCAPED_NAME.search(text) is not None
 

@@ -105,11 +105,19 @@ def test_root_array_is_reached_by_index_and_by_length(small_bytes: int) -> None:
         assert value(pointers, JSON, [content], small_bytes=small_bytes) == expected
 
 
+@pytest.mark.parametrize("content_type", [b"", b"text/plain", b"application/octet-stream"])
+@pytest.mark.parametrize("content", [b'{"u":1}', b'data: {"u":2}\n\ndata: {"u":1}\n\n'])
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_value_is_found_where_the_type_does_not_tell(content_type: bytes, content: bytes, size: int) -> None:
+    assert value(["/u"], content_type, pieces(content, size)) == 1
+
+
 @pytest.mark.parametrize(
     ("content_type", "encoding", "content"),
     [
         (b"text/html", b"", b"<p>"),
-        (b"", b"", b'{"u":1}'),
+        (b"", b"", b"<p>"),
+        (b"text/plain", b"", b'{"u":oops}'),
         (JSON, b"unknown", b'{"u":1}'),
         (JSON, b"gzip", b'{"u":1}'),
         (JSON, b"", b'{"x":'),

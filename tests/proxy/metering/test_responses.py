@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.proxy.metering.readers import READERS
@@ -77,6 +79,49 @@ def test_response_that_breaks_off_reports_no_more_than_the_whole(case: Case) -> 
         counts = part.usage.counts if part.usage is not None else {}
         assert counts.keys() <= (whole.usage.counts.keys() if whole.usage is not None else set())
         assert part.text_bytes <= whole.text_bytes
+
+
+UNTOLD = [b"", b"text/plain; charset=utf-8", b"application/octet-stream"]
+
+
+@pytest.mark.parametrize("content_type", UNTOLD)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.content_type in (JSON, SSE)], ids=lambda each: each.name
+)
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_response_whose_type_does_not_tell_is_read_as_what_it_begins_as(
+    content_type: bytes, case: Case, size: int
+) -> None:
+    reading = read(replace(case, content_type=content_type), pieces(case.body, size))
+    check(case, reading)
+    assert reading.text_bytes >= read(case, [case.body]).text_bytes
+
+
+@pytest.mark.parametrize("content_type", UNTOLD)
+@pytest.mark.parametrize("size", [1, 10**6])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Hello, world",
+        b"\xef\xbb\xbfd",
+        b"  id",
+        b"[1] says so",
+        b"data: so it says\n\n",
+        b'"text"',
+        b"{oops}" * 20_000,
+    ],
+)
+def test_response_whose_type_does_not_tell_is_text_where_it_cannot_be_read(
+    content_type: bytes, size: int, content: bytes
+) -> None:
+    reading = read(Case("text", "openai", content_type, content, None), pieces(content, size))
+    assert (reading.usage, reading.missing, reading.text_bytes) == (None, MissingReason.SHAPE, len(content))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfb\x90\x00", b"ID3\x03sound", b"{\x00}"])
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_bytes_whose_type_does_not_tell_are_no_text(content: bytes, size: int) -> None:
+    assert read(Case("bytes", "openai", b"", content, None), pieces(content, size)).text_bytes == 0
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

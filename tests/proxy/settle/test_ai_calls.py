@@ -141,6 +141,19 @@ async def test_usage_that_is_missing_is_estimated_and_marked(data_plane: DataPla
     assert row["credits_charged"] > least
 
 
+@pytest.mark.parametrize("content_type", ["", "text/plain"])
+async def test_response_whose_type_does_not_tell_is_charged(data_plane: DataPlane, content_type: str) -> None:
+    account = await data_plane.create_account(credits=4000)
+    data_plane.upstream.respond_with(200, compact(chat("x", usage=USAGE)).encode(), content_type=content_type)
+    await post(data_plane, account, request())
+    row = await data_plane.usage_row(account)
+    assert (row["credits_charged"], row["usage_source"]) == (CHARGE, "reported")
+    data_plane.upstream.respond_with(200, b"word" * 100, content_type=content_type)
+    await post(data_plane, account, request())
+    row = (await data_plane.usage_rows(account))[-1]
+    assert (row["output_tokens"], row["usage_source"]) == (100, "estimated")
+
+
 async def test_error_in_a_stream_of_status_200_is_not_charged(data_plane: DataPlane) -> None:
     account = await data_plane.create_account(credits=2000)
     failed = events({"error": {"message": "overloaded", "type": "server_error"}})

@@ -9,6 +9,7 @@ from gateway.proxy.metering.documents.reader import DocumentReader
 from gateway.proxy.metering.framing.event_frames import EventFrames
 from gateway.proxy.metering.framing.event_stream import EventStream
 from gateway.proxy.metering.framing.json_texts import JsonBody, JsonLines
+from gateway.proxy.metering.framing.untold import UNTOLD, UntoldBody
 
 JSON_LINES = frozenset(
     {
@@ -66,4 +67,6 @@ def open_framing(content_type: bytes, documents: DocumentReader) -> Framing | No
         return JsonLines(documents)
     if kind == b"application/vnd.amazon.eventstream":
         return EventFrames(documents)
+    if kind in UNTOLD:
+        return UntoldBody(documents)
     return JsonBody(documents) if is_json(content_type) else None

@@ -83,7 +83,6 @@ class ResponseReader:
         )
         self._body = Body(content_type, content_encoding, self._documents)
         self._framing = self._body.framing
-        self._is_stream = self._framing is not None and self._framing.is_stream
         self.feed = self._body.feed
 
     def reading(self) -> ResponseReading:
@@ -96,13 +95,17 @@ class ResponseReader:
             for statement in statements:
                 said.add(statement)
         usage = self._format.normalize(said.counts)
+        missing = None if usage is not None else self._missing(glance)
+        text_bytes = self._documents.text_bytes + glance.text_bytes
+        if missing is MissingReason.SHAPE and not text_bytes:
+            text_bytes = self._body.plain_bytes
         return ResponseReading(
             said.model,
             usage,
-            None if usage is not None else self._missing(glance),
+            missing,
             said.is_error,
             glance.end is End.WHOLE if said.is_complete is None else said.is_complete,
-            self._documents.text_bytes + glance.text_bytes,
+            text_bytes,
         )
 
     def _missing(self, glance: Glance) -> MissingReason:
@@ -122,7 +125,7 @@ class ResponseReader:
 
     def _is_relevant(self, text: bytes) -> bool:
         """Whether a text is worth parsing. Most of a stream is content alone, and parsing is what costs."""
-        if not self._is_stream:
+        if self._framing is None or not self._framing.is_stream:
             return True
         if len(text) <= _MARK_BYTES:
             mark = text.strip()
@@ -130,7 +133,7 @@ class ResponseReader:
                 self._said.is_complete = True
             if mark in (b"", _DONE):
                 return False
-        if self._framing is not None and self._framing.event_name == b"error":
+        if self._framing.event_name == b"error":
             self._said.is_error = True
         if self._texts < _OPENING_TEXTS and self._said.model is None:
             return True
