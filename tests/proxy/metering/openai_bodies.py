@@ -25,6 +25,8 @@ CHAT_USAGE = {
     "prompt_tokens_details": {"cached_tokens": 900, "cache_write_tokens": 50, "audio_tokens": 7, "image_tokens": 3},
     "completion_tokens_details": {"reasoning_tokens": 150, "audio_tokens": 5, "accepted_prediction_tokens": 0},
 }
+SHORT = {"prompt_tokens": 18, "completion_tokens": 439, "total_tokens": 457, "cached_tokens": 7}
+ENDED = {"index": 0, "delta": {}, "finish_reason": "stop"}
 CHAT_USED = used(
     input=1000,
     cached_input=900,
@@ -113,6 +115,44 @@ OPENAI = [
         None,
         "gpt-5.6",
         MissingReason.ABSENT,
+    ),
+    Case(
+        "chat-stream-groq-unasked",
+        "openai",
+        SSE,
+        events(chat(x_groq={"id": "req_1"}), chat(), chat(None, x_groq={"id": "req_1", "usage": SHORT}), last="[DONE]"),
+        used(input=18, cached_input=7, output=439),
+        "gpt-5.6",
+    ),
+    Case(
+        "chat-stream-moonshot-unasked",
+        "openai",
+        SSE,
+        events(chat(), chat(None, choices=[ENDED | {"usage": SHORT}]), last="[DONE]"),
+        used(input=18, cached_input=7, output=439),
+        "gpt-5.6",
+    ),
+    Case(
+        "chat-stream-moonshot-asked",
+        "openai",
+        SSE,
+        events(
+            chat(),
+            chat(None, choices=[ENDED | {"usage": SHORT}]),
+            chat(None, choices=[], usage=SHORT | {"completion_tokens": 440}),
+            last="[DONE]",
+        ),
+        used(input=18, cached_input=7, output=440),
+        "gpt-5.6",
+    ),
+    Case(
+        "chat-stream-nested-usage-elsewhere",
+        "openai",
+        SSE,
+        events(chat(), chat(None, x={"usage": CHAT_USAGE}, usage=SHORT), chat(None, choices=[], x=[{"usage": SHORT}])),
+        used(input=18, cached_input=7, output=439),
+        "gpt-5.6",
+        is_complete=False,
     ),
     Case(
         "chat-stream-running-totals",

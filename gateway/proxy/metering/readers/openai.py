@@ -67,9 +67,12 @@ _RESPONSE = select(
     "response/status",
     "response/usage",
     "response/error",
+    "x_groq/usage",
+    "choices/*/usage",
     sizes=("choices",),
     texts=_TEXTS,
 )
+_IN_STREAMS, _CHUNK = frozenset({"x_groq", "choices"}), "chat.completion.chunk"
 _GENERATED = frozenset({"choices", "error", "status", "text"})  # what only a response that generates has
 _TOTAL = "total_tokens"
 _INPUT, _OUTPUT, _REASONING = UsageClass.INPUT, UsageClass.OUTPUT, UsageClass.REASONING
@@ -156,6 +159,8 @@ def _deployment(path: str) -> str | None:
 def _state(fields: Fields, _: bytes) -> Statement:
     kind = fields.get("type")
     usage = fields.get("response/usage") or fields.get("usage")
+    if not usage and fields.get("object") == _CHUNK:
+        usage = fields.get("x_groq/usage") or fields.get("choices/*/usage")  # so Groq and Moonshot say it unasked
     is_usage_event = fields.get("choices") == 0 and isinstance(usage, dict)  # it comes after all content
     is_last = isinstance(kind, str) and _LAST_EVENT.fullmatch(kind) is not None
     model = fields.get("response/model") or fields.get("model")
@@ -211,5 +216,5 @@ def _text_bytes(text: bytes) -> int:
 OPENAI = Reader(
     "openai",
     _read_request,
-    ResponseFormat(_RESPONSE, _state, _normalize, _says_more, _text_bytes),
+    ResponseFormat(_RESPONSE, _state, _normalize, _says_more, _text_bytes, _IN_STREAMS),
 )

@@ -26,7 +26,8 @@ class ResponseFormat:
     """Where an API says what in its responses.
 
     `state` takes selected values by path, or a whole document that has nothing selected below its members. `says_more`
-    tells from a raw text of a stream whether it has more than content, `text_bytes` how much content.
+    tells from a raw text of a stream whether it has more than content, `text_bytes` how much content. Below the members
+    `in_streams` nothing but text is read of a whole document.
     """
 
     selection: Selection
@@ -34,12 +35,13 @@ class ResponseFormat:
     normalize: Callable[[Counts], Usage | None]
     says_more: Callable[[bytes], bool]
     text_bytes: Callable[[bytes], int]
+    in_streams: frozenset[str] = frozenset()
 
     @cached_property
     def nested(self) -> frozenset[str]:
         """The members of a document below which more than text is read."""
         looked_up = self.selection.without_texts or Selection()
-        return frozenset(name for name, below in looked_up.members.items() if below.is_descended)
+        return frozenset(name for name, below in looked_up.members.items() if below.is_descended) - self.in_streams
 
 
 @dataclass(slots=True)
