@@ -149,8 +149,11 @@ def _summary(found: Sequence[Mapping[str, str]], *, total: int) -> str:
 
 
 def _field(location: Iterable[str | int]) -> str:
-    """`allowed_ips.0` for ("body", "allowed_ips", 0); `body` for the body itself."""
-    first, *rest = location
+    """`allowed_ips.0` for ("body", "allowed_ips", 0); `body` for the body itself.
+
+    Pydantic puts `[key]` behind the name of a member that is itself what is wrong.
+    """
+    first, *rest = (part for part in location if part != "[key]")
     return shortened(".".join(map(str, rest)) or str(first), _MAX_FIELD_CHARACTERS)
 
 

@@ -22,22 +22,30 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
 )
-from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
+from pydantic_core.core_schema import (
+    CoreSchema,
+    no_info_after_validator_function,
+    no_info_wrap_validator_function,
+)
 
 from gateway import email_addresses
 from gateway.clock import now
 from gateway.email_addresses import MAX_CHARACTERS
 from policies.billing.money import CURRENCIES
 from policies.billing.periods import LONGEST_TRIAL_DAYS
-from policies.wording import MAX_LINE_CHARACTERS, is_printable
+from policies.wording import MAX_LINE_CHARACTERS, is_printable, shortened
 
 # RFC 3339 section 5.6, with the offset that makes it one instant.
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MAX_METADATA_BYTES = 16 * 1024
 _MAX_LINES = 8
+_MAX_FEATURE_CHARACTERS = 200
+_MAX_QUOTED_CHARACTERS = 60
 _MAX_METADATA_DEPTH = 32  # far below the recursion limit of Python, so that stored metadata can be rendered
 # Scripts compute in doubles, exact up to 2**53 (9e15): thousands of movements of this size still add up.
 MAX_CREDITS = 10**12
@@ -70,6 +78,28 @@ class _Shape:
 
 def _shaped(pattern: str, wanted: str) -> _Shape:
     return _Shape(re.compile(pattern), wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _OneOf:
+    """One message for a union; pydantic has one for each member, at a place named after its own validators."""
+
+    wanted: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_wrap_validator_function(self._checked, handler(source))
+
+    def _checked(self, written: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(written)
+        except ValidationError:
+            raise ValueError(f"{self.wanted}, got {_quoted(written)}") from None
+
+
+def _quoted(written: object) -> str:
+    if isinstance(written, dict | list):
+        return "an object" if isinstance(written, dict) else "a list"
+    return shortened(json.dumps(written), _MAX_QUOTED_CHARACTERS)
 
 
 def _storable(text: str) -> str:
@@ -262,6 +292,21 @@ SignedCredits = Annotated[
     Field(strict=True, ge=-MAX_CREDITS, le=MAX_CREDITS),
     _WHOLE,
     WithJsonSchema({"type": "integer", "minimum": -MAX_CREDITS, "maximum": MAX_CREDITS, "not": {"const": 0}}),
+]
+FeatureName = Annotated[
+    str,
+    _shaped(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "must be a name of 1 to 64 letters, digits and ._-, a letter or digit first",
+    ),
+]
+FeatureSetting = Annotated[
+    Flag | Count | Annotated[str, StringConstraints(max_length=_MAX_FEATURE_CHARACTERS), Storable],
+    Field(union_mode="left_to_right"),
+    _OneOf(
+        f"must be true, false, a whole number from 0 to {2**31 - 1}, "
+        f"or text of at most {_MAX_FEATURE_CHARACTERS} characters without NUL"
+    ),
 ]
 Price = Annotated[
     Decimal,

@@ -173,6 +173,33 @@ async def test_features_are_names_with_flags_numbers_or_words(admin_api: AdminAp
     assert all(error["field"].startswith("features") for error in refused["errors"])
 
 
+_NAME = "must be a name of 1 to 64 letters, digits and ._-, a letter or digit first"
+_SETTING = (
+    "must be true, false, a whole number from 0 to 2147483647, or text of at most 200 characters without NUL, got "
+)
+
+
+@pytest.mark.parametrize(
+    ("features", "field", "message"),
+    [
+        ({"seats": 1.5}, "features.seats", _SETTING + "1.5"),
+        ({"seats": -1}, "features.seats", _SETTING + "-1"),
+        ({"seats": None}, "features.seats", _SETTING + "null"),
+        ({"seats": [1]}, "features.seats", _SETTING + "a list"),
+        ({"seats": {"a": 1}}, "features.seats", _SETTING + "an object"),
+        ({"region": "a\0"}, "features.region", _SETTING + '"a\\u0000"'),
+        ({"region": "e" * 201}, "features.region", _SETTING + '"' + "e" * 58 + "…"),
+        ({"a b": True}, "features.a b", _NAME),
+    ],
+)
+async def test_wrong_feature_is_told_once_in_words_of_json(
+    admin_api: AdminApi, a_plan: dict[str, Any], features: object, field: str, message: str
+) -> None:
+    made = await admin_api.post("/plans", {"name": uuid4().hex, "price": "1", "features": features}, status=422)
+    changed = await admin_api.call("PATCH", f"/plans/{a_plan['id']}", json={"features": features}, status=422)
+    assert made["errors"] == changed["errors"] == [{"field": field, "message": message}]
+
+
 async def test_taken_name_or_id_is_a_conflict(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:
     for taken in ({"name": a_plan["name"]}, {"name": uuid4().hex, "id": a_plan["id"]}):
         refused = await admin_api.post("/plans", {"price": "1", **taken}, status=409)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import Field, StringConstraints
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.api.admin.catalogue.plan_terms import check_fallback, checked, tiers_of
@@ -26,6 +26,8 @@ from gateway.api.schemas.fields import (
     Count,
     Credits,
     Currency,
+    FeatureName,
+    FeatureSetting,
     Flag,
     Line,
     PositiveCount,
@@ -33,7 +35,6 @@ from gateway.api.schemas.fields import (
     PositiveSize,
     Price,
     Size,
-    Storable,
     Text,
     TrialDays,
     Word,
@@ -61,7 +62,6 @@ router = APIRouter(prefix="/plans", tags=["plans"])
 PricingModel = Literal["flat", "per_seat", "tiered", "volume", "usage"]
 TiersMode = Literal["graduated", "volume"]
 Interval = Literal["day", "week", "month", "year"]
-FeatureName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Permissions = Annotated[list[Word], Field(max_length=100)]
 
 
@@ -72,10 +72,7 @@ class NoOtherNames:
         return {**handler(core), "additionalProperties": False}
 
 
-FeatureText = Annotated[str, StringConstraints(max_length=200), Storable]
-Features = Annotated[
-    dict[FeatureName, Annotated[Flag | Count | FeatureText, Field(union_mode="left_to_right")]], NoOtherNames()
-]
+Features = Annotated[dict[FeatureName, FeatureSetting], NoOtherNames()]
 
 
 class NewTier(RequestModel):
