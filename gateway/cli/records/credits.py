@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.cli.arguments import line
 from gateway.cli.console import AsJson, ConfigFile, DataDir, load_config, print_object
 from gateway.cli.transactions import ACTOR, find_user, run_in_transaction
+from gateway.ledger.accounts import users
 from gateway.ledger.audit import audit_log
 from gateway.ledger.credits import grants
 from policies.credits.allowances import MAX_PERIOD_CREDITS
@@ -34,7 +35,7 @@ def grant(
     """Give an account credits."""
 
     async def work(connection: AsyncConnection) -> dict[str, Any]:
-        owner = await find_user(connection, user)
+        owner = await users.get_for_update(connection, (await find_user(connection, user)).id)
         entry = await grants.grant(connection, owner.id, amount=amount, source="admin", reason=reason, actor=ACTOR)
         granted = {"user_id": str(owner.id), "amount": amount, "balance": entry.balance_after, "reason": reason}
         await audit_log.append(

@@ -84,6 +84,15 @@ async def get(connection: AsyncConnection, user_id: UUID) -> User | None:
     return None if row is None else value(User, row)
 
 
+async def get_for_update(connection: AsyncConnection, user_id: UUID) -> User:
+    """The user, whom nobody changes or deletes until the transaction ends. Raises NotFound, for a deleted user too."""
+    query = _EXISTING.where(users.c.id == user_id).with_for_update(key_share=True)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NotFound("user", user_id)
+    return value(User, row)
+
+
 async def get_by_email(connection: AsyncConnection, email: str) -> User | None:
     row = (await connection.execute(_EXISTING.where(has_email(email)))).one_or_none()
     return None if row is None else value(User, row)

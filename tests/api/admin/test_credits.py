@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from gateway.clock import now
+from gateway.ledger.accounts import erasure
 from tests.api.conftest import AdminApi
+from tests.support.waiting import until_waiting
 
 
 async def test_grant_is_in_the_balance_the_grants_and_the_ledger(admin_api: AdminApi) -> None:
@@ -104,6 +107,19 @@ async def test_unknown_or_deleted_user_is_not_found(admin_api: AdminApi, method:
     body: dict[str, Any] = {"json": {"amount": 5, "reason": "test"}} if method == "POST" else {}
     for user_id in (str(uuid4()), deleted):
         await admin_api.call(method, f"/users/{user_id}/{path}", status=404, **body)
+
+
+@pytest.mark.parametrize("path", ["credits/grant", "credits/adjust"])
+async def test_credits_of_a_user_that_is_being_deleted_are_refused(admin_api: AdminApi, path: str) -> None:
+    user = await admin_api.create_user()
+    body = {"amount": 5, "reason": "test"}
+    async with admin_api.database.transaction() as connection:
+        await erasure.erase(connection, UUID(user["id"]), now=now())
+        given = asyncio.create_task(admin_api.post(f"/users/{user['id']}/{path}", body, status=404))
+        waits = asyncio.create_task(until_waiting(admin_api.database))
+        await asyncio.wait({given, waits}, return_when=asyncio.FIRST_COMPLETED)
+        waits.cancel()
+    await given
 
 
 async def test_ledgers_of_two_users_never_mix_and_the_cursor_walks_each_once(admin_api: AdminApi) -> None:

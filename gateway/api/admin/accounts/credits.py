@@ -15,6 +15,7 @@ from gateway.api.openapi import UNKNOWN
 from gateway.api.schemas.fields import FutureInstant, Line, PositiveCredits, Priority, SignedCredits
 from gateway.api.schemas.pages import PageModel, PageQuery, RequestModel, ResponseModel, page_of
 from gateway.api.selling.top_ups import TopUp, top_up_of
+from gateway.ledger.accounts import users
 from gateway.ledger.credits import grants, movements
 
 router = APIRouter(prefix="/users/{user_id}", tags=["credits"], responses=UNKNOWN)
@@ -114,7 +115,7 @@ async def grant_credits(user_id: UUID, body: NewGrant, unit_of_work: UnitOfWorkD
     """
     granted: LedgerEntry | Grant
     async with unit_of_work.change() as change:
-        await existing_user(change.connection, user_id)
+        await users.get_for_update(change.connection, user_id)
         terms = body.model_dump(exclude={"effective_at"})
         if body.effective_at is None:
             entry = await grants.grant(change.connection, user_id, actor=change.actor, **terms)
@@ -131,7 +132,7 @@ async def grant_credits(user_id: UUID, body: NewGrant, unit_of_work: UnitOfWorkD
 @router.post("/credits/adjust", status_code=201, summary="Correct a user's balance")
 async def adjust_credits(user_id: UUID, body: Adjustment, unit_of_work: UnitOfWorkDep) -> LedgerEntry:
     async with unit_of_work.change() as change:
-        await existing_user(change.connection, user_id)
+        await users.get_for_update(change.connection, user_id)
         entry = await grants.adjust(
             change.connection, user_id, amount=body.amount, reason=body.reason, actor=change.actor
         )
