@@ -50,7 +50,11 @@ class Hit:
 
 
 async def find(connection: AsyncConnection, wanted: str, *, limit: int = 10) -> list[Hit]:
-    """At most `limit` hits of each kind of clue, without repetitions; exact ones come first."""
+    """At most `limit` hits of each kind of clue, without repetitions; exact ones come first.
+
+    Of a deleted account there are its calls, invoices and payments, but not its keys and subscriptions, which are only
+    shown with the account.
+    """
     hits: dict[tuple[Kind, UUID], Hit] = {}
     for kind, statement, values in _clues(wanted.strip()):
         rows = (await connection.execute(statement, {**values, "limit": limit})).all()
@@ -120,12 +124,13 @@ _USER = """
 """
 _KEY = """
     SELECT id, user_id, prefix || '…' || last4 AS title, concat_ws(', ', name, status) AS detail, created_at
-      FROM api_keys WHERE
+      FROM api_keys WHERE EXISTS (SELECT FROM users u WHERE u.id = api_keys.user_id AND u.deleted_at IS NULL) AND
 """
 _SUBSCRIPTION = """
     SELECT id, user_id, coalesce(provider_subscription_id, id::text) AS title,
            concat_ws(', ', plan_id, status) AS detail, created_at
-      FROM subscriptions WHERE
+      FROM subscriptions
+     WHERE EXISTS (SELECT FROM users u WHERE u.id = subscriptions.user_id AND u.deleted_at IS NULL) AND
 """
 _INVOICE = """
     SELECT id, user_id, coalesce(full_number, provider_number, id::text) AS title,

@@ -79,9 +79,14 @@ async def test_search_finds_a_call_by_its_request_id(admin_api: AdminApi, ledger
 async def test_search_forgets_a_deleted_account(admin_api: AdminApi) -> None:
     word = f"d{uuid4().hex[:10]}"
     user = await admin_api.create_user(name=word)
+    key = await admin_api.create_key(user["id"])
+    plan = await admin_api.post("/plans", {"name": word, "price": "0"}, status=201)
+    wanted = {"user_id": user["id"], "plan_id": plan["id"]}
+    subscription = await admin_api.post("/subscriptions", wanted, status=201)
     await admin_api.call("DELETE", f"/users/{user['id']}", status=204)
-    assert await found(admin_api, word) == []
-    assert await found(admin_api, user["id"]) == []
+    for clue in (word, user["id"], key["id"], key["key"], key["prefix"], subscription["id"]):
+        assert await found(admin_api, clue) == [], clue
+    assert ("key", key["id"]) not in await found(admin_api, key["last4"], limit=50)
 
 
 @pytest.mark.parametrize("clue", ["x", "", "a" * 2000, "a\nb"])
