@@ -18,7 +18,7 @@ RESPONSE_LIFETIME = timedelta(hours=24)
 
 
 class CleanupWorker:
-    """Deletes what accounts no longer need, and empties the usage records of deleted users of personal data.
+    """Deletes what accounts no longer need, and empties records of deleted users of personal data.
 
     Who had erased accounts is forgotten after `remember_erased`.
     """
@@ -37,6 +37,7 @@ class CleanupWorker:
             deleted += await one_time_tokens.delete_expired(connection)
             deleted += await throttles.delete_expired(connection, limit=BATCH_ROWS)
             deleted += await erasure.erase_usage_details(connection, limit=BATCH_ROWS)
+            deleted += await erasure.erase_payment_details(connection, limit=BATCH_ROWS)
             return deleted + await notifications.delete_expired(connection, limit=BATCH_ROWS)
 
 

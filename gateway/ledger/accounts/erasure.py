@@ -1,7 +1,7 @@
 """Erases an account's personal data; payments and usage stay under an id that identifies nobody.
 
 The user's row stays, emptied, because payments and usage refer to it. `erase_usage_details` empties the usage records
-later, in batches, since an account may have millions.
+later, in batches, since an account may have millions; `erase_payment_details` what a payment under way needed.
 """
 
 from __future__ import annotations
@@ -63,6 +63,17 @@ async def erase_usage_details(connection: AsyncConnection, *, limit: int) -> int
     return changed
 
 
+async def erase_payment_details(connection: AsyncConnection, *, limit: int) -> int:
+    """Removes the cards of top-ups that were under way at the deletion, and pages of checkouts begun during it.
+
+    Gives how many records it changed. A top-up is settled within the week after the deletion.
+    """
+    changed = 0
+    for statement in (_ERASE_CARDS, _ERASE_PAGES):
+        changed += (await connection.execute(statement, {"limit": limit})).rowcount
+    return changed
+
+
 async def mark_dropped_usage(connection: AsyncConnection, month: date) -> None:
     """With the drop of the month: the sink erases what `erase_usage_details` has not come to."""
     user_ids = (await connection.execute(text(_RECENTLY_DELETED))).scalars()
@@ -92,4 +103,14 @@ _ERASE_HISTORY = text(f"""
       FROM (SELECT id, created_at FROM analysis_history
              WHERE user_id IN ({_RECENTLY_DELETED}) AND file_name IS NOT NULL LIMIT :limit) found
      WHERE t.id = found.id AND t.created_at = found.created_at
+""")  # noqa: S608 - made of constants
+_ERASE_CARDS = text(f"""
+    UPDATE top_ups SET payment_method_id = ''
+     WHERE id IN (SELECT id FROM top_ups
+                   WHERE user_id IN ({_RECENTLY_DELETED}) AND status <> 'pending' AND payment_method_id <> ''
+                   LIMIT :limit)
+""")  # noqa: S608 - made of constants
+_ERASE_PAGES = text(f"""
+    UPDATE checkouts SET url = NULL
+     WHERE id IN (SELECT id FROM checkouts WHERE user_id IN ({_RECENTLY_DELETED}) AND url IS NOT NULL LIMIT :limit)
 """)  # noqa: S608 - made of constants
