@@ -69,6 +69,8 @@ GUARD = openapi.Guard("/admin/", "admin_token", "An admin token; its scopes are 
 
 # Operations on these affect payment providers or all accounts, which no single transaction covers.
 _DETACHED = frozenset({"payments", "invoices", "refunds", "webhook-events", "reconcile", "usage"})
+# The provider that bills a subscription is asked for these first.
+_CHANGES_AT_PROVIDER = frozenset({"change", "cancel", "undo-cancel"})
 
 # Those come first whose paths others would match as ids: `key_imports` before `keys`, `daily_usage` before `usage`.
 ENDPOINTS = (
@@ -211,7 +213,8 @@ def _takes_key(scope: Scope) -> bool:
 
 
 def _is_detached(path: str) -> bool:
-    return path.removeprefix(PREFIX).partition("/")[0] in _DETACHED
+    noun, _, operation = path.removeprefix(PREFIX).partition("/")
+    return noun in _DETACHED or (noun == "subscriptions" and operation.rpartition("/")[2] in _CHANGES_AT_PROVIDER)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain, repeat
 from typing import Any
 
 import httpx
@@ -339,3 +340,28 @@ async def test_seats_that_an_operator_changes_keep_the_former_price_by_id_and_by
     assert answer.status_code == 200, answer.text
     (item,) = fake_stripe.objects[subscription_id]["items"]["data"]
     assert (item["price"]["id"], item["quantity"]) == ("price_pro", 3)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "reads_before"),
+    [("change", {"plan_id": "pro"}, 1), ("cancel", {"at_period_end": True}, 1), ("undo-cancel", None, 0)],
+)
+async def test_change_whose_outcome_nobody_knows_is_not_made_again_under_its_idempotency_key(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, verb: str, body: dict[str, Any] | None, reads_before: int
+) -> None:
+    fail_at_once(stripe_stack)
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user, plan="basic")
+    found = await current_subscription(stripe_stack, user)
+    path, headers = f"/admin/v1/subscriptions/{found.id}/{verb}", {"idempotency-key": f"{verb}-{user.id}"}
+    async with admin_client(stripe_stack) as client:
+        if verb == "undo-cancel":
+            assert (await client.post(f"/admin/v1/subscriptions/{found.id}/cancel")).status_code == 200
+        fake_stripe.faults.plan = chain(repeat(None, reads_before), ["cut"], repeat("lost"))
+        answer = await client.post(path, json=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (503, "payment_unavailable"), answer.text
+        fake_stripe.faults.plan = iter(())
+        made = len(fake_stripe.requests)
+        again = await client.post(path, json=body, headers=headers)
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_in_progress"), again.text
+    assert len(fake_stripe.requests) == made
