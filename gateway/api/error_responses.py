@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -87,9 +87,11 @@ def nothing_at(path: str) -> ErrorResponse:
     return ErrorResponse("not_found", f"There is nothing at {shortened(path, _MAX_MESSAGE_CHARACTERS)}.")
 
 
-def not_allowed(method: str, allowed: Sequence[str]) -> ErrorResponse:
+def not_allowed(method: str, operations: Collection[str]) -> ErrorResponse:
+    """`operations` are the methods of the path's; `HeadMiddleware` serves HEAD where there is GET."""
+    allowed = tuple(sorted({*operations, "HEAD"} if "GET" in operations else operations))
     detail = f"{method} is not possible here, only {', '.join(allowed)}."
-    return ErrorResponse("method_not_allowed", detail, {"allow": tuple(allowed)})
+    return ErrorResponse("method_not_allowed", detail, {"allow": allowed})
 
 
 def of_errors(errors: Sequence[Mapping[str, Any]], *, omitted: int = 0) -> ErrorResponse:

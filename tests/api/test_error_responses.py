@@ -23,11 +23,11 @@ async def test_unknown_path_is_a_problem_document(admin_api: AdminApi) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/admin/v1/users", "GET, POST"),
-        ("POST", "/admin/v1/users/x", "DELETE, GET, PATCH"),
+        ("PUT", "/admin/v1/users", "GET, HEAD, POST"),
+        ("POST", "/admin/v1/users/x", "DELETE, GET, HEAD, PATCH"),
         ("GET", "/admin/v1/keys/00000000-0000-4000-8000-000000000000/revoke", "POST"),
         ("PATCH", "/admin/v1/keys/import", "POST"),
-        ("DELETE", "/healthz", "GET"),
+        ("DELETE", "/healthz", "GET, HEAD"),
     ],
 )
 async def test_unsupported_method_names_the_supported_ones(

@@ -112,7 +112,7 @@ async def test_body_too_large_is_not_read_to_its_end(public: httpx.AsyncClient) 
 
 async def test_method_that_is_not_served_is_named(public: httpx.AsyncClient) -> None:
     refused = await public.put("/me", json={})
-    assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET, PATCH")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET, HEAD, PATCH")
     head = await public.head("/me")  # as GET, of nobody
     assert (head.status_code, head.content) == (401, b"")
 

@@ -82,7 +82,7 @@ class OperationFilter:
             scope["state"]["operation"] = operation
             await self._app(scope, receive, send)
         elif methods:
-            await error_responses.send(error_responses.not_allowed(scope["method"], sorted(methods)), scope, send)
+            await error_responses.send(error_responses.not_allowed(scope["method"], methods), scope, send)
         else:
             await error_responses.send(error_responses.nothing_at(scope["path"]), scope, send)
 
