@@ -25,7 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.tables import invoices as rows
-from gateway.ledger.invoicing import invoices
+from gateway.ledger.invoicing import asked_prices, invoices
+from gateway.ledger.invoicing.asked_prices import AskedPrice
 from gateway.ledger.invoicing.invoices import Invoice, line_from_json, line_to_json
 from gateway.ledger.subscriptions import billing_spans, overage, subscriptions
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_existing
@@ -76,12 +77,15 @@ async def draft_change(
     if old_price == new_price:
         return
     is_covered = await _is_covered(connection, before)
+    if is_covered and (asked := await asked_prices.find(connection, before)) is not None:
+        old_price = _price_at(asked)
     is_waived = is_covered and await _is_waived(connection, before)
     credited = () if is_waived else unused(old_price.lines, period=period, at=at, currency=old_price.pricing.currency)
     drafts = {old_price.pricing.currency: [*(() if is_covered else _dated(old_price.lines, period)), *credited]}
     if new_price is not None:
         due = remaining(new_price.lines, period=period, at=at, currency=new_price.pricing.currency)
         drafts.setdefault(new_price.pricing.currency, []).extend(due)
+        await asked_prices.record(connection, before, AskedPrice(new_price.pricing, new_price.name, quantity))
     drafts_by_currency = {each: lines for each, lines in drafts.items() if lines}
     for number, (currency, lines) in enumerate(drafts_by_currency.items()):
         covered = period if number == 0 and not is_covered else None
@@ -112,6 +116,8 @@ async def issue_next(
         if not is_covered:
             covers = period
             lines += price.lines
+            asked = AskedPrice(price.pricing, price.name, subscription.quantity)
+            await asked_prices.record(connection, subscription, asked)
         if price.pricing.model == "usage":
             await billing_spans.end_span(connection, subscription, plan=plan, at=now, ends_period=False)
     lines += await bill_usage(connection, subscription, currency=currency, period=period, now=now)
@@ -210,8 +216,12 @@ def price_lines(pricing: Pricing, quantity: int, *, name: str) -> tuple[Line, ..
 
 
 def _period_price(plan: StoredPlan, quantity: int) -> _PeriodPrice:
-    pricing = plan.terms.pricing
-    return _PeriodPrice(pricing, plan.terms.name, price_lines(pricing, quantity, name=plan.terms.name))
+    return _price_at(AskedPrice(plan.terms.pricing, plan.terms.name, quantity))
+
+
+def _price_at(asked: AskedPrice) -> _PeriodPrice:
+    lines = price_lines(asked.pricing, asked.quantity, name=asked.name)
+    return _PeriodPrice(asked.pricing, asked.name, lines)
 
 
 def _dated(lines: Iterable[Line], period: Period) -> list[Line]:

@@ -63,7 +63,7 @@ class BillingSpan:
     @property
     def terms(self) -> Pricing | None:
         """None for time that costs nothing."""
-        return _pricing_from_json(self.pricing) if "model" in self.pricing else None
+        return pricing_from_json(self.pricing) if "model" in self.pricing else None
 
 
 _COLUMNS = columns(billing_spans, BillingSpan)
@@ -92,7 +92,7 @@ async def end_span(
         "ends_period": ends_period,
         "plan_id": plan.id,
         "quantity": subscription.quantity,
-        "pricing": {"name": plan.terms.name, **_pricing_to_json(plan.terms.pricing)},
+        "pricing": {"name": plan.terms.name, **pricing_to_json(plan.terms.pricing)},
     }
     await connection.execute(insert(billing_spans).values(span).on_conflict_do_nothing(**_PERIOD_ENDS_ONCE))
 
@@ -292,7 +292,7 @@ async def _has_more(connection: AsyncConnection, subscription: StoredSubscriptio
     return bool(await connection.scalar(_HAS_MORE, of_period))
 
 
-def _pricing_to_json(pricing: Pricing) -> dict[str, Any]:
+def pricing_to_json(pricing: Pricing) -> dict[str, Any]:
     """Amounts are strings, so that JSON keeps them exact."""
     tiers = [[tier.up_to, plain(tier.unit_price), plain(tier.flat_price)] for tier in pricing.tiers]
     return {
@@ -303,7 +303,7 @@ def _pricing_to_json(pricing: Pricing) -> dict[str, Any]:
     }
 
 
-def _pricing_from_json(stored: Mapping[str, Any]) -> Pricing:
+def pricing_from_json(stored: Mapping[str, Any]) -> Pricing:
     tiers = (PriceTier(up_to, Decimal(unit), Decimal(flat)) for up_to, unit, flat in stored.get("tiers", ()))
     mode = stored.get("tiers_mode")
     return Pricing(stored["model"], Decimal(stored["price"]), stored["currency"], tuple(tiers), mode)

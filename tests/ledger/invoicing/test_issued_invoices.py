@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -114,6 +115,44 @@ async def test_changes_within_a_period_add_up(connection: AsyncConnection) -> No
     assert amounts(invoice) == ["29.97", "-19.98", "33.30", "-16.65", "10.00"]
     drafts = "SELECT count(*) FROM invoices WHERE subscription_id = :id AND status = 'draft'"
     assert await connection.scalar(text(drafts), {"id": mine}) == 0
+
+
+@pytest.mark.parametrize("asks", ["invoice", "draft of a change"])
+@pytest.mark.parametrize("price", ["60.00", "15.00"])
+async def test_unused_time_is_given_back_at_the_price_that_was_asked(
+    connection: AsyncConnection, asks: str, price: str
+) -> None:
+    """Not at the price that the plan has for everyone since."""
+    free, basic, pro = [await a_plan(connection, each) for each in ("0", "9.00", "30.00")]
+    mine = await begun(connection, pro if asks == "invoice" else free)
+    if asks == "invoice":
+        await invoiced(connection, mine, JUNE)
+    else:
+        await changed(connection, mine, JUNE, plan_id=pro)
+    await repriced(connection, pro, price)
+    await changed(connection, mine, THE_11TH, plan_id=basic)
+    await repriced(connection, basic, price)
+    await changed(connection, mine, THE_21ST, plan_id=free)
+    asked_before = [] if asks == "invoice" else ["30.00"]
+    assert amounts(await invoiced(connection, mine, THE_21ST)) == [*asked_before, "-20.00", "6.00", "-3.00"]
+
+
+async def test_seats_after_another_price_give_back_what_they_were_asked_for(connection: AsyncConnection) -> None:
+    seats = await a_plan(connection, "30.00", "per_seat")
+    mine = await begun(connection, seats, quantity=2)
+    await invoiced(connection, mine, JUNE)
+    await repriced(connection, seats, "60.00")
+    await changed(connection, mine, THE_11TH, quantity=2)  # as it is: nothing to ask for
+    await changed(connection, mine, THE_11TH, quantity=1)
+    assert amounts(await invoiced(connection, mine, THE_21ST)) == ["-40.00", "40.00"]
+    await renewals.advance(connection, mine, now=JULY, grace=timedelta(days=3))
+    assert amounts(await invoiced(connection, mine, JULY)) == ["60.00"]
+
+
+async def repriced(connection: AsyncConnection, plan_id: str, price: str) -> None:
+    found = await plans.get(connection, plan_id)
+    assert found is not None
+    await plans.change(connection, plan_id, replace(found.terms, price=Decimal(price)), subscribers="migrate")
 
 
 async def test_seats_without_price_leave_no_draft(connection: AsyncConnection) -> None:
