@@ -11,8 +11,9 @@ import json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue import plan_versions, plans
+from gateway.ledger.catalogue import plan_versions, plans, price_news
 from gateway.ledger.catalogue.plans import StoredPlan
+from gateway.ledger.catalogue.price_news import PriceChange
 from gateway.ledger.db import notifications
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.outbox import bump_catalogue
@@ -38,8 +39,8 @@ async def _move(connection: AsyncConnection, plan: StoredPlan, version: int) -> 
     changed = frozenset() if kept is None else plans.changed_fields(kept, plan.terms, plan.permissions) - _NO_NEWS
     waiting = 0
     if kept is not None and changed:
-        pricing = (kept.terms.pricing, plan.terms.pricing)
-        news = json.dumps(plan_versions.price_news(*pricing, plan_id=plan.id, name=plan.terms.name))
+        prices = PriceChange(plan.id, plan.terms.name, former=kept.terms.pricing, present=plan.terms.pricing)
+        news = json.dumps(price_news.payload(prices))
         costs, terms = bool(changed & plan_versions.COST), bool(changed - plan_versions.COST)
         channels = [notifications.MAIL, notifications.WEBHOOK]
         told = {"payload": news, "costs": costs, "terms": terms, "channels": channels}

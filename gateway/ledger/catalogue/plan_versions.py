@@ -9,19 +9,14 @@ anything else gives them a version of their own, with today's terms at the forme
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.db import notifications
 from gateway.ledger.db.tables.subscriptions import CURRENT
-from policies.billing.invoicing import Pricing, first_price
-from policies.billing.money import plain
-from policies.billing.news import PRICE_CHANGED
 
 # What decides what a period costs.
 COST = frozenset(
@@ -72,23 +67,6 @@ _KEEP_ON = text("""
      WHERE s.plan_id = :plan_id AND s.keeps_version AND s.metadata ? 'keeps_version_for'
 """)
 
-# A provider goes on charging what it charged, and whoever keeps a version for good goes on paying its price.
-_TELL_PRICE = text("""
-    WITH told AS (
-         INSERT INTO notices (id, user_id, kind, payload)
-         SELECT gen_random_uuid(), s.user_id, :kind,
-                CAST(:payload AS jsonb) || jsonb_build_object('subscription_id', s.id, 'effective_at', to_jsonb(
-                    CASE WHEN s.keeps_version THEN s.current_period_end ELSE s.current_period_start END))
-           FROM subscriptions s
-          WHERE s.plan_id = :plan_id AND s.provider = 'manual' AND s.status IN ('trialing', 'active')
-            AND NOT s.cancel_at_period_end
-            AND CASE WHEN CAST(:version AS bigint) IS NULL THEN NOT s.keeps_version
-                ELSE s.keeps_version AND s.metadata ? 'keeps_version_for' AND s.plan_version = :version END
-         RETURNING id)
-    INSERT INTO notice_deliveries (notice_id, channel)
-    SELECT told.id, channel FROM told CROSS JOIN unnest(CAST(:channels AS text[])) channel
-""")
-
 _UNPIN = text("""
     UPDATE subscriptions s SET keeps_version = false, plan_version = p.version, updated_at = now(),
            metadata = s.metadata - 'keeps_version_for'
@@ -127,6 +105,11 @@ _WAITED_WITH = text(f"""
         OR former.terms - CAST(:apart AS text[]) <> present.terms - CAST(:apart AS text[]))
      ORDER BY s.plan_version
 """)  # noqa: S608 - composed of constants
+
+_LIST_KEPT = text("""
+    SELECT DISTINCT plan_version, metadata ? 'keeps_version_for' AS waits FROM subscriptions
+     WHERE plan_id = :plan_id AND keeps_version ORDER BY plan_version, waits
+""")
 
 _RAISE = text("UPDATE subscription_plans SET version = version + 1 WHERE id = :plan_id RETURNING version")
 
@@ -194,26 +177,9 @@ async def list_waiting(connection: AsyncConnection, plan_id: str) -> Sequence[in
     return (await connection.scalars(_LIST_WAITING, {"plan_id": plan_id})).all()
 
 
-def price_news(former: Pricing, present: Pricing, *, plan_id: str, name: str) -> dict[str, str]:
-    """What is told of another price."""
-    return {
-        "plan_id": plan_id,
-        "plan": name,
-        "previous_price": plain(first_price(former)),
-        "price": plain(first_price(present)),
-        "currency": present.currency,
-    }
-
-
-async def tell_price(
-    connection: AsyncConnection, plan_id: str, *, payload: Mapping[str, Any], version: int | None
-) -> None:
-    """Tells those who follow the plan of another price, which is that of the present period; or those who wait for it
-    with a `version`, of that of the next.
-    """
-    channels = [notifications.MAIL, notifications.WEBHOOK]
-    told = {"plan_id": plan_id, "kind": PRICE_CHANGED, "payload": json.dumps(payload), "channels": channels}
-    await connection.execute(_TELL_PRICE, told | {"version": version})
+async def list_kept(connection: AsyncConnection, plan_id: str) -> Sequence[tuple[int, bool]]:
+    """The versions that anybody keeps, and whether they wait for another price with them."""
+    return [(row.plan_version, row.waits) for row in await connection.execute(_LIST_KEPT, {"plan_id": plan_id})]
 
 
 async def unpin_after_period(connection: AsyncConnection, subscription_id: UUID) -> bool:

@@ -19,7 +19,8 @@ from sqlalchemy import ColumnElement, Row, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue import plan_versions, provider_prices
+from gateway.ledger.catalogue import plan_versions, price_news, provider_prices
+from gateway.ledger.catalogue.price_news import PriceChange
 from gateway.ledger.db.errors import InvalidValue, NotFound, checked
 from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
@@ -210,27 +211,19 @@ async def change(
     if granted is not None:
         await _replace_permissions(connection, plan_id, granted)
     await plan_versions.record(connection, plan_id)
-    if former is not None and reach == "migrate" and subscribers is None:
+    prices = PriceChange(plan_id, terms.name, former=(former or before).terms.pricing, present=terms.pricing)
+    if reach == "migrate" and subscribers is None:
         waiting = await plan_versions.let_wait(connection, plan_id)
-        await _tell_price(connection, plan_id, former.terms.pricing, terms, waiting)
+        await price_news.tell(connection, prices, versions=waiting)
+    if subscribers == "migrate":
+        await price_news.tell_at_once(connection, prices)
     if reach == "migrate":
         await plan_versions.unpin_subscribers(connection, plan_id, leaves_waiting=subscribers is None)
         await plan_versions.carry_waiting(connection, plan_id)
-    if former is not None and former.terms.pricing != terms.pricing:
+    if subscribers != "migrate" and prices.former != prices.present:
         waiting = await plan_versions.list_waiting(connection, plan_id)
-        await _tell_price(connection, plan_id, former.terms.pricing, terms, (None, *waiting))
+        await price_news.tell(connection, prices, versions=(None, *waiting))
     return await _existing(connection, plan_id)
-
-
-async def _tell_price(
-    connection: AsyncConnection, plan_id: str, former: Pricing, terms: PlanTerms, versions: Iterable[int | None]
-) -> None:
-    """Names the price that each of `versions` has (None: who follows the plan); if that comes back, `former`."""
-    for version in versions:
-        kept = None if version is None else await get_version(connection, plan_id, version)
-        before = former if kept is None or kept.terms.pricing == terms.pricing else kept.terms.pricing
-        news = plan_versions.price_news(before, terms.pricing, plan_id=plan_id, name=terms.name)
-        await plan_versions.tell_price(connection, plan_id, payload=news, version=version)
 
 
 async def remove(connection: AsyncConnection, plan_id: str) -> None:

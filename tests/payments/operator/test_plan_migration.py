@@ -172,3 +172,31 @@ async def test_who_waits_for_another_price_is_told_the_price_that_they_have(stri
         (second, {("39.99", "49.99"), ("39.99", "29.99")}),
     ):
         assert {(each["previous_price"], each["price"]) for _, each in await news(stripe_stack, user)} == told
+
+
+async def test_price_for_everyone_at_once_is_told_with_the_price_that_each_had(stripe_stack: PaymentStack) -> None:
+    keeper = await started(stripe_stack)
+    await keeping(stripe_stack, price="39.99")
+    waiting = await started(stripe_stack)
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"price": "49.99"})
+    follower = await started(stripe_stack)
+    for price in ("59.99", "69.99"):
+        await ask(stripe_stack, "PATCH", "/plans/pro", {"price": price, "subscribers": "migrate"})
+    for user, had, known in ((keeper, "29.99", 0), (waiting, "39.99", 1), (follower, "49.99", 0)):
+        begins = (await current_subscription(stripe_stack, user)).current_period_start
+        told = [each for _, each in await news(stripe_stack, user) if each["price"] != "49.99"]
+        assert {(each["previous_price"], each["price"]) for each in told} == {(had, "59.99"), ("59.99", "69.99")}
+        assert {datetime.fromisoformat(each["effective_at"]) for each in told} == {begins}
+        assert len(await news(stripe_stack, user)) == 2 + known
+
+
+async def test_kept_price_that_ends_with_other_terms_at_once_is_told(stripe_stack: PaymentStack) -> None:
+    keeper = await started(stripe_stack)
+    await keeping(stripe_stack, price="39.99")
+    follower = await started(stripe_stack)
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"requests_per_minute": 7, "subscribers": "migrate"})
+    assert [told["previous_price"] for _, told in await news(stripe_stack, keeper)] == ["29.99"]
+    await keeping(stripe_stack, price="49.99")
+    await ask(stripe_stack, "PATCH", "/plans/pro", {"price": "39.99", "subscribers": "migrate"})
+    assert len(await news(stripe_stack, keeper)) == 1, "it is the price that they kept"
+    assert await news(stripe_stack, follower) == []
