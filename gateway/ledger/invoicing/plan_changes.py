@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -15,7 +16,7 @@ from gateway.ledger.subscriptions.allowances import credits_given, plan_of, pror
 from gateway.ledger.subscriptions.lifecycle import get_plan, period_length, plan_columns, renew
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_for_update, transition
 from policies.billing.subscriptions import SubscriptionEvent
-from policies.credits.allowances import remaining_share
+from policies.credits.allowances import has_seats, remaining_share
 from policies.model import SubscriptionStatus
 
 
@@ -42,21 +43,45 @@ async def change(
 
     A change now prorates credits over the rest of the period; a plan of another interval starts a new period and takes
     the rest of the old credits. `at_period_end` applies the change with the next period. Of its own plan a subscription
-    stays on the version that it is on.
+    stays on the version that it is on. A change of seats alone leaves a scheduled change of plan.
     """
     before = await get_for_update(connection, subscription_id)
     is_own = plan_id in (None, before.plan_id)
     plan = await plan_of(connection, before) if is_own else await get_plan(connection, plan_id or "")
     seats = before.quantity if quantity is None else quantity
     transition(before, SubscriptionEvent.CHANGE_PLAN if plan_id else SubscriptionEvent.CHANGE_QUANTITY)
+    scheduled = None if plan_id else await _find_scheduled_plan(connection, before)
     if at_period_end:
-        later = {"next_plan_id": plan.id, "next_quantity": seats}
-        is_unchanged = (plan.id, seats) == (before.plan_id, before.quantity)
-        changed = await subscriptions.update(
-            connection, subscription_id, **(dict.fromkeys(later) if is_unchanged else later)
-        )
+        later = _schedule(plan, seats) if scheduled is None else _reschedule(before, scheduled, quantity, is_asked=True)
+        is_unchanged = (plan.id, seats) == (before.plan_id, before.quantity) and scheduled is None
+        changed = await subscriptions.update(connection, subscription_id, **(_UNSCHEDULED if is_unchanged else later))
         return SubscriptionChange(changed, before, 0)
-    return await _change_now(connection, before, plan=plan, quantity=seats, now=now, actor=actor)
+    later = _UNSCHEDULED if scheduled is None else _reschedule(before, scheduled, quantity, is_asked=False)
+    return await _change_now(connection, before, plan=plan, quantity=seats, later=later, now=now, actor=actor)
+
+
+_UNSCHEDULED: Mapping[str, object] = {"next_plan_id": None, "next_quantity": None}
+
+
+def _schedule(plan: StoredPlan, quantity: int | None) -> Mapping[str, object]:
+    return {"next_plan_id": plan.id, "next_quantity": quantity}
+
+
+def _reschedule(
+    before: StoredSubscription, plan: StoredPlan, quantity: int | None, *, is_asked: bool
+) -> Mapping[str, object]:
+    """The scheduled plan with the new seats. Seats that were scheduled with it stay, unless others are `is_asked`."""
+    has_own = before.next_quantity != before.quantity and not is_asked
+    if quantity is None or has_own:
+        return _schedule(plan, before.next_quantity)
+    return _schedule(plan, quantity if has_seats(plan.terms.pricing_model) else 1)
+
+
+async def _find_scheduled_plan(connection: AsyncConnection, subscription: StoredSubscription) -> StoredPlan | None:
+    """Another plan than its own."""
+    if subscription.next_plan_id in (None, subscription.plan_id):
+        return None
+    return await get_plan(connection, subscription.next_plan_id or "")
 
 
 async def _change_now(
@@ -65,6 +90,7 @@ async def _change_now(
     *,
     plan: StoredPlan,
     quantity: int,
+    later: Mapping[str, object],
     now: datetime,
     actor: str,
 ) -> SubscriptionChange:
@@ -73,7 +99,7 @@ async def _change_now(
     share = remaining_share(before.current_period_start, before.current_period_end, now=now)
     is_same_period = period_length(old) == period_length(plan) or before.status is SubscriptionStatus.TRIALING
     await billing_spans.end_span(connection, before, plan=old, at=now, ends_period=not is_same_period)
-    terms: dict[str, object] = {"quantity": quantity, "next_plan_id": None, "next_quantity": None}
+    terms: dict[str, object] = {"quantity": quantity, **later}
     if plan.id != before.plan_id:
         terms |= plan_columns(plan)
     changed = await subscriptions.update(connection, before.id, **terms)

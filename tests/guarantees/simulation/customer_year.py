@@ -193,17 +193,30 @@ async def change(connection: AsyncConnection, life: Life, now: datetime) -> None
         return
     done = await ask()
     quantity = contract.quantity if seats is None else seats
+    scheduled = _scheduled(contract, seats, waits) if plan_id is None else (None, None)
     if waits:
         is_as_now = (offer, quantity) == (contract.offer, contract.quantity)
-        contract.next_offer, contract.next_quantity = (None, None) if is_as_now else (offer, quantity)
+        asked = (None, None) if is_as_now else (offer, quantity)
+        contract.next_offer, contract.next_quantity = scheduled if scheduled[0] else asked
         return
     before, balance = contract.gives, account.balance
     is_same = contract.offer.interval == offer.interval or contract.status == "trialing"
-    contract.offer, contract.quantity, contract.next_offer, contract.next_quantity = offer, quantity, None, None
+    contract.offer, contract.quantity = offer, quantity
+    contract.next_offer, contract.next_quantity = scheduled
     account.prorate(contract, before=before, after=contract.gives if is_same else 0, now=now)
     if not is_same:
         account.period_from(contract, now)
     assert done.credits == account.balance - balance
+
+
+def _scheduled(contract: Contract, seats: int | None, waits: bool) -> tuple[Offer | None, int | None]:
+    """The plan that comes with the next period, and its seats, after a change of seats alone."""
+    offer = contract.next_offer
+    if offer is None or offer is contract.offer:
+        return None, None
+    if seats is None or (not waits and contract.next_quantity != contract.quantity):
+        return offer, contract.next_quantity
+    return offer, seats if offer.per_seat else 1
 
 
 async def cancel(connection: AsyncConnection, life: Life, now: datetime) -> None:

@@ -126,6 +126,47 @@ async def test_scheduled_change_applies_with_the_next_period(connection: AsyncCo
     assert (await balance(connection, first.user_id)).current_credits == 9
 
 
+@pytest.mark.parametrize(
+    ("scheduled", "change", "expected"),
+    [
+        (None, {"quantity": 3}, 3),
+        (2, {"quantity": 3}, 2),
+        (2, {"quantity": 3, "at_period_end": True}, 3),
+        (2, {"at_period_end": True}, 2),
+    ],
+)
+async def test_change_of_seats_leaves_a_scheduled_plan(
+    connection: AsyncConnection, scheduled: int | None, change: dict[str, Any], expected: int
+) -> None:
+    first = await begun(connection)
+    other = await a_plan(connection, pricing_model="per_seat")
+    wish: dict[str, Any] = {"plan_id": other, "quantity": scheduled, "at_period_end": True}
+    await plan_changes.change(connection, first.id, **wish, now=NOON, actor="test")
+    changed = (await plan_changes.change(connection, first.id, **change, now=NOON, actor="test")).subscription
+    assert (changed.next_plan_id, changed.next_quantity) == (other, expected)
+    after = await turned(connection, first, first.current_period_end)
+    assert (after.plan_id, after.quantity, after.next_plan_id) == (other, expected, None)
+
+
+async def test_change_of_seats_leaves_a_scheduled_plan_without_seats(connection: AsyncConnection) -> None:
+    first, flat = await begun(connection), await a_plan(connection)
+    await plan_changes.change(connection, first.id, plan_id=flat, now=NOON, actor="test", at_period_end=True)
+    changed = (await plan_changes.change(connection, first.id, quantity=3, now=NOON, actor="test")).subscription
+    assert (changed.quantity, changed.next_plan_id, changed.next_quantity) == (3, flat, 1)
+
+
+@pytest.mark.parametrize("at_period_end", [False, True])
+async def test_its_own_plan_takes_the_place_of_a_scheduled_one(
+    connection: AsyncConnection, at_period_end: bool
+) -> None:
+    first, other = await begun(connection), await a_plan(connection)
+    for plan_id, waits in ((other, True), (first.plan_id, at_period_end)):
+        done = await plan_changes.change(
+            connection, first.id, plan_id=plan_id, now=NOON, actor="test", at_period_end=waits
+        )
+    assert (done.subscription.next_plan_id, done.subscription.next_quantity) == (None, None)
+
+
 async def test_upgrade_and_downgrade_create_no_credits(connection: AsyncConnection) -> None:
     first = await begun(connection)
     small, large = first.plan_id, await a_plan(connection, credits_per_period=1100)
