@@ -98,7 +98,8 @@ async def issue_next(
     """Issues the next invoice: the lines of drafts, the current period if it has no invoice yet, and usage until now.
 
     An invoice has one currency, that of the oldest draft or else the plan's; the next invoice includes the others.
-    Raises InUse if there is nothing to invoice, as during a trial or after one that was cancelled.
+    Raises InUse if there is nothing to invoice, as on a free plan, during a trial or after one that was cancelled; the
+    caller then rolls back.
     """
     if _is_in_trial(subscription):
         raise InUse("a trial costs nothing; a subscription can be invoiced from its first period on")
@@ -122,6 +123,8 @@ async def issue_next(
             await billing_spans.end_span(connection, subscription, plan=plan, at=now, ends_period=False)
     lines += await bill_usage(connection, subscription, currency=currency, period=period, now=now)
     beyond = await overage.take_lines(connection, subscription.id, currency=currency, now=now)
+    if not any(line.amount for line in (*lines, *beyond)):
+        raise InUse("nothing is to be invoiced: the plan costs nothing, or nothing was used yet that has a price")
     await remove_drafts(connection, included, but_for=period.start)
     return await invoices.issue(
         connection,

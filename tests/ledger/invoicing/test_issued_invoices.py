@@ -270,7 +270,8 @@ async def asked_in_all(connection: AsyncConnection, plan_id: str, steps: list[tu
             await voided(connection, issued.pop(), at)
         elif step == "issue":
             with suppress(InUse):
-                found = await invoiced(connection, mine, at)
+                async with connection.begin_nested():
+                    found = await invoiced(connection, mine, at)
                 issued += [found] if found.total else []  # one that asks for nothing is paid, and cannot become void
         elif step != "void":
             await changed(connection, mine, at, plan_id=step)
@@ -311,6 +312,20 @@ async def test_trial_that_was_cancelled_costs_nothing(connection: AsyncConnectio
     await renewals.advance(connection, trial.id, now=JULY, grace=timedelta(days=3))
     with pytest.raises(InUse, match="trial costs nothing"):
         await invoiced(connection, trial.id, JULY)
+
+
+async def test_period_that_costs_nothing_yet_has_no_invoice(connection: AsyncConnection) -> None:
+    free, usage = await a_plan(connection, "0"), await a_plan(connection, "0.10", "usage")
+    basic = await a_plan(connection, "9.00")
+    for plan_id in (free, usage):
+        mine = await begun(connection, plan_id)
+        with pytest.raises(InUse, match="nothing is to be invoiced"):
+            async with connection.begin_nested():
+                await invoiced(connection, mine, THE_11TH)
+        await used(connection, mine, at=THE_11TH, credits_charged=20)
+        await changed(connection, mine, THE_21ST, plan_id=basic)
+        expected = ["3.00"] if plan_id == free else ["3.00", "2.00"]
+        assert amounts(await invoiced(connection, mine, THE_21ST)) == expected
 
 
 async def test_plan_without_a_price_for_the_seats_is_refused(connection: AsyncConnection) -> None:
