@@ -6,7 +6,7 @@ Upstreams repeat their heads, so each is read once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
@@ -38,6 +38,14 @@ DROPPED = PROXY_AUTHENTICATION | frozenset(
         b"x-request-id",
     }
 )
+_INPUT_TOKENS = b"x-amzn-bedrock-input-token-count"
+# What Bedrock says of InvokeModel, whatever the model's maker says in the body; named as in the last chunk of a stream.
+_TOKEN_COUNTS = {
+    "inputTokenCount": _INPUT_TOKENS,
+    "outputTokenCount": b"x-amzn-bedrock-output-token-count",
+    "cacheReadInputTokenCount": b"x-amzn-bedrock-cache-read-input-token-count",
+    "cacheWriteInputTokenCount": b"x-amzn-bedrock-cache-write-input-token-count",
+}
 REQUEST_ID_FIELDS = (b"x-request-id", b"request-id", b"x-amzn-requestid")
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _log = structlog.get_logger()
@@ -86,6 +94,7 @@ def response_policy(names: Iterable[str], *, believes_reports: bool) -> Response
 class UpstreamResponse(NamedTuple):
     """`fields` are those that the client gets, without Content-Length, which is generated. `request_id` is the
     upstream's own, None where it tells none. `leads_elsewhere` is whether a field names another resource.
+    `token_counts` are those that Bedrock tells in fields.
     """
 
     reported: ReportedUsage
@@ -94,6 +103,7 @@ class UpstreamResponse(NamedTuple):
     content_encoding: bytes
     request_id: str | None = None
     leads_elsewhere: bool = False
+    token_counts: Mapping[str, int] | None = None
 
 
 def read_head(head: ResponseHead, policy: ResponsePolicy = PASS_ALL) -> UpstreamResponse:
@@ -108,6 +118,7 @@ def read_head(head: ResponseHead, policy: ResponsePolicy = PASS_ALL) -> Upstream
         fields.get(b"content-encoding", b""),
         _request_id(fields),
         not fields.keys().isdisjoint(redirects.FIELDS),
+        _token_counts(fields) if _INPUT_TOKENS in fields else None,
     )
     head.consumer_value = response
     return response
@@ -146,6 +157,11 @@ def _request_id(fields: dict[bytes, bytes]) -> str | None:
         if value is not None and _REQUEST_ID.fullmatch(value):
             return value.decode()
     return None
+
+
+def _token_counts(fields: Mapping[bytes, bytes]) -> Mapping[str, int]:
+    counts = {name: _count(fields.get(field)) for name, field in _TOKEN_COUNTS.items()}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _count(value: bytes | None) -> int | None:

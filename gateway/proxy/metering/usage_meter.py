@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.proxy.metering.documents.selection import Leaf
+from gateway.proxy.metering.framing import is_json
 from gateway.proxy.metering.pointers import PointerReader
 from gateway.proxy.metering.readers import READERS
 from gateway.proxy.metering.readers.reading import ResponseReading
 from policies.pricing.price import Price
 from policies.pricing.price_list import PriceList
 from policies.pricing.units import CountSource, PriceUnit
+from policies.usage.counts import Usage, UsageClass
 
 NOT_MEASURED = ResponseReading(missing=None)
 
@@ -23,13 +26,42 @@ class UsageMeter(Protocol):
         """What has been measured so far; can be asked at any moment."""
 
 
-def open_meter(price: Price | PriceList, content_type: bytes, content_encoding: bytes) -> UsageMeter | None:
-    """The meter of a response, None where its price needs nothing of it."""
+def open_meter(
+    price: Price | PriceList,
+    content_type: bytes,
+    content_encoding: bytes,
+    token_counts: Mapping[str, int] | None = None,
+) -> UsageMeter | None:
+    """The meter of a response, None where its price needs nothing of it. `token_counts` stand in its head."""
     if isinstance(price, PriceList):
-        return READERS[price.reader].open_response(content_type, content_encoding)
+        reader = READERS[price.reader]
+        meter = reader.open_response(content_type, content_encoding)
+        if token_counts is None or not reader.counts_in_head or not is_json(content_type):
+            return meter
+        usage = reader.response.normalize(token_counts)
+        return meter if usage is None else _MeterWithHead(meter, usage)
     if price.source is CountSource.RESPONSE or price.error_pointer is not None:
         return _PointerMeter(price, content_type, content_encoding)
     return None
+
+
+class _MeterWithHead:
+    """Completes by the head's usage what the body does not report."""
+
+    def __init__(self, meter: UsageMeter, usage: Usage) -> None:
+        self._meter = meter
+        self._usage = usage
+        self.feed = meter.feed
+
+    def reading(self) -> ResponseReading:
+        reading = self._meter.reading()
+        told = reading.usage
+        if told is not None and UsageClass.INPUT in told.counts and UsageClass.OUTPUT in told.counts:
+            return reading
+        usage = self._usage if told is None else self._usage.merged(told)
+        # The head tells of the whole answer, so no text of it is left to be estimated.
+        text_bytes = 0 if UsageClass.OUTPUT in usage.counts else reading.text_bytes
+        return reading._replace(usage=usage, missing=None, text_bytes=text_bytes)
 
 
 class _PointerMeter:

@@ -189,7 +189,9 @@ class ActiveCall:
             self.upstream_request_id = response.request_id
         price = self.route.price
         if not price.is_fixed and not call.quote.is_retrieval:
-            self.usage_meter = open_meter(price, response.content_type, response.content_encoding)
+            self.usage_meter = open_meter(
+                price, response.content_type, response.content_encoding, response.token_counts
+            )
         if self.hides_usage:
             self.usage_event_remover = open_remover(response.content_type, response.content_encoding)
 

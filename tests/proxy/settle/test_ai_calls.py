@@ -15,7 +15,7 @@ from policies.usage import records
 from policies.usage.recorded import MAX_COST_USD
 from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.metering.openai_bodies import chat
-from tests.proxy.metering.wire import compact, events
+from tests.proxy.metering.wire import FRAMES, chunk_frame, compact, events
 from tests.proxy.problems import assert_problem
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -217,6 +217,46 @@ async def test_gemini_response_without_its_usage_cannot_be_asked_for(data_plane:
     assert not data_plane.upstream.exchanges
     whole = await post(data_plane, account, b"{}", f"{path}?fields=candidates,usageMetadata&alt=json")
     assert whole.status_code == 200
+
+
+IN_HEAD = {"x_amzn_bedrock_input_token_count": "25", "x_amzn_bedrock_output_token_count": "30"}
+CACHED = {"x_amzn_bedrock_cache_read_input_token_count": "100", "x_amzn_bedrock_cache_write_input_token_count": "0"}
+MISTRAL = {"outputs": [{"text": "one two three four", "stop_reason": "stop"}]}
+CLAUDE = {"type": "message", "usage": {"input_tokens": 10, "output_tokens": 7}, "content": [{"text": "one"}]}
+METRICS = {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 26, "outputTokenCount": 31}}
+
+
+@pytest.mark.parametrize(
+    ("document", "fields", "counts"),
+    [
+        (MISTRAL, IN_HEAD, [25, None, 30, "reported"]),
+        (MISTRAL, IN_HEAD | CACHED, [125, 100, 30, "reported"]),
+        (CLAUDE, IN_HEAD | CACHED, [10, None, 7, "reported"]),
+        ({"inputTextTokenCount": 24, "results": [{"outputText": "one"}]}, IN_HEAD, [24, None, 30, "reported"]),
+        ({"embeddings": [[0.5]]}, {"x_amzn_bedrock_input_token_count": "8"}, [8, None, 0, "reported"]),
+        (MISTRAL, {"x_amzn_bedrock_input_token_count": "25"}, [25, None, 5, "estimated"]),
+        (MISTRAL, {"x_amzn_bedrock_input_token_count": "-1"}, [10, None, 5, "estimated"]),
+    ],
+)
+async def test_bedrock_counts_in_the_head_complete_the_body(
+    data_plane: DataPlane, document: dict[str, Any], fields: dict[str, str], counts: list[Any]
+) -> None:
+    account = await data_plane.create_account(credits=2000)
+    data_plane.upstream.respond_with(200, compact(document).encode(), **fields)
+    answer = await post(data_plane, account, b"{}".ljust(40), "/model/mistral.large-v1:0/invoke")
+    assert answer.headers.keys() >= {name.replace("_", "-") for name in fields}
+    row = await data_plane.usage_row(account)
+    assert [row[name] for name in ("input_tokens", "cached_input_tokens", "output_tokens", "usage_source")] == counts
+
+
+@pytest.mark.parametrize("model", ["mistral.large-v1:0", "cohere.command-r-v1:0"])
+async def test_bedrock_stream_is_charged_by_its_last_chunk(data_plane: DataPlane, model: str) -> None:
+    account = await data_plane.create_account(credits=2000)
+    sent = chunk_frame(MISTRAL) + chunk_frame({"outputs": [], "is_finished": True} | METRICS)
+    data_plane.upstream.respond_with(200, sent, content_type=FRAMES.decode(), **IN_HEAD)
+    await post(data_plane, account, b"{}", f"/model/{model}/invoke-with-response-stream")
+    row = await data_plane.usage_row(account)
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (26, 31, "reported")
 
 
 async def test_anthropic_stream_merges_its_first_and_last_event(data_plane: DataPlane) -> None:

@@ -2,6 +2,7 @@
 
 Cache reads and writes stand outside the input that it reports. InvokeModel passes on what the model's maker says, and
 its stream wraps that in base64; the last chunk adds `amazon-bedrock-invocationMetrics`, which are the same for all.
+Without a stream the same counts stand in the head, and for some models (Cohere, Mistral) nowhere else.
 """
 
 from __future__ import annotations
@@ -171,4 +172,5 @@ BEDROCK = Reader(
     "bedrock",
     _read_request,
     ResponseFormat(_RESPONSE, _state, _normalize, _says_more, _text_bytes),
+    counts_in_head=True,
 )

@@ -77,13 +77,15 @@ class Reader:
 
     `read_request` takes path, content type and body. It raises Refused with `invalid_body` where the body is not what
     the API takes, or where parsers would disagree about it. `check_parameters` takes query and fields; it raises
-    Refused where they ask for a response that does not tell its usage.
+    Refused where they ask for a response that does not tell its usage. `counts_in_head` is whether a response that is
+    one document tells its tokens in its head too.
     """
 
     name: str
     read_request: Callable[[str, bytes, bytes], RequestReading]
     response: ResponseFormat
     check_parameters: Callable[[bytes, HeaderBlock], None] = lambda _, __: None
+    counts_in_head: bool = False
 
     def open_response(self, content_type: bytes, content_encoding: bytes) -> ResponseReader | WholeDocument:
         """The reader of one response."""
