@@ -206,7 +206,7 @@ async def find_kept_buyer(connection: AsyncConnection, subscription_id: UUID) ->
 
 
 async def find_halted(connection: AsyncConnection, *, now: datetime, limit: int) -> Sequence[UUID]:
-    """Subscriptions whose period has ended, and which begin none: paused or past due."""
+    """Subscriptions whose period has ended, and which begin none: paused, past due or of a suspended account."""
     return (await connection.scalars(_HALTED, {"now": now, "limit": limit})).all()
 
 
@@ -240,7 +240,8 @@ _HAS_MORE = text(f"""
 # A free period without anything else gets no span (`end_span`), and would be found for ever.
 _HALTED = text(f"""
     SELECT s.id FROM subscriptions s JOIN subscription_plans p ON p.id = s.plan_id
-     WHERE s.provider = '{MANUAL}' AND s.status IN ('paused', 'past_due') AND s.current_period_end <= :now
+     WHERE s.provider = '{MANUAL}' AND s.status IN ('active', 'paused', 'past_due') AND s.current_period_end <= :now
+       AND (s.status <> 'active' OR EXISTS (SELECT FROM users u WHERE u.id = s.user_id AND u.status = 'suspended'))
        AND NOT EXISTS (SELECT FROM billing_spans b
                         WHERE b.subscription_id = s.id AND b.period_start = s.current_period_start AND b.ends_period)
        AND (s.keeps_version OR p.price > 0 OR p.overage_price > 0

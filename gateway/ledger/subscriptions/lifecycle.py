@@ -180,6 +180,20 @@ async def resume(
     return await renew(connection, subscription, anchor=now, actor=actor, **changes)
 
 
+async def continue_reactivated(connection: AsyncConnection, user_id: UUID, *, now: datetime, actor: str) -> None:
+    """Starts a period at `now` where the account's own ended while it was suspended; none is made up for."""
+    found = await subscriptions.get_current(connection, user_id)
+    if found is None or found.provider != MANUAL or found.cancel_at_period_end or now < found.current_period_end:
+        return
+    events = {
+        SubscriptionStatus.TRIALING: SubscriptionEvent.TRIAL_ENDED,
+        SubscriptionStatus.ACTIVE: SubscriptionEvent.PERIOD_ENDED,
+    }
+    if (event := events.get(found.status)) is not None:
+        locked = await get_for_update(connection, found.id)
+        await renew(connection, locked, anchor=now, actor=actor, **transition(locked, event))
+
+
 async def renew(
     connection: AsyncConnection,
     subscription: StoredSubscription,

@@ -1,8 +1,8 @@
 """Applies what the clock makes due: renewals, and the ends of trials, grace, checkouts and canceled subscriptions.
 
 One subscription advances in one transaction. Missed events are applied one by one, so after a month of downtime each
-period has had its credits and its expiry, only later. PostgreSQL must have the usage up to `now` before
-(`workers/billing/renewals.py` ensures it), since used credits do not expire.
+period has had its credits and its expiry, only later. A suspended account begins no period. PostgreSQL must have the
+usage up to `now` before (`workers/billing/renewals.py` ensures it), since used credits do not expire.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gateway.ledger.subscriptions.subscriptions import (
 )
 from policies.billing.periods import next_period
 from policies.billing.subscriptions import CHECKOUT_LIFETIME, Schedule, SubscriptionEvent, due_event
-from policies.model import SubscriptionStatus
+from policies.model import AccountStatus, SubscriptionStatus
 
 ACTOR = "worker:subscriptions"
 
@@ -68,6 +68,8 @@ async def advance(
     if _due_event(await get_existing(connection, subscription_id), now=now, grace=grace) is None:
         return 0
     subscription = await get_for_update(connection, subscription_id)
+    if not subscription.cancel_at_period_end and await _begins_no_period(connection, subscription):
+        return 0
     for done in range(MAX_EVENTS_PER_RUN):
         event = _due_event(subscription, now=now, grace=grace)
         if event is None:
@@ -77,11 +79,13 @@ async def advance(
 
 
 _NOT_EXCLUDED = "id <> ALL(CAST(:exclude AS uuid[]))"
+_IS_SUSPENDED = "EXISTS (SELECT FROM users u WHERE u.id = subscriptions.user_id AND u.status = 'suspended')"
 # Each part uses an index. A provider renews its own subscriptions; only those that are ending are due here.
 _DUE = text(f"""
     (SELECT id, user_id FROM subscriptions
       WHERE status IN ('trialing', 'active', 'past_due', 'paused') AND current_period_end <= :now
-        AND {_NOT_EXCLUDED} AND (cancel_at_period_end OR (provider = '{MANUAL}' AND status IN ('trialing', 'active')))
+        AND {_NOT_EXCLUDED} AND (cancel_at_period_end
+            OR (provider = '{MANUAL}' AND status IN ('trialing', 'active') AND NOT {_IS_SUSPENDED}))
       ORDER BY current_period_end LIMIT :limit)
     UNION
     (SELECT id, user_id FROM subscriptions
@@ -101,6 +105,17 @@ def _due_event(subscription: StoredSubscription, *, now: datetime, grace: timede
         is_manual=subscription.provider == MANUAL,
     )
     return due_event(subscription.state, times, now=now, grace=grace)
+
+
+async def _begins_no_period(connection: AsyncConnection, subscription: StoredSubscription) -> bool:
+    """Of an account that is suspended; `lifecycle.continue_reactivated` begins its next period."""
+    if subscription.provider != MANUAL or subscription.status not in _RENEWED:
+        return False
+    status = await connection.scalar(select(users.c.status).where(users.c.id == subscription.user_id))
+    return bool(status == AccountStatus.SUSPENDED)
+
+
+_RENEWED = (SubscriptionStatus.TRIALING, SubscriptionStatus.ACTIVE)
 
 
 async def end_halted_period(connection: AsyncConnection, subscription_id: UUID, *, now: datetime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
+from gateway.clock import now
 from gateway.meter.replies import Verdict
 from tests.api.conftest import AdminApi
 
@@ -149,6 +151,22 @@ async def test_suspended_account_is_stale_in_redis_before_the_response(admin_api
     assert (await admin_api.post(f"/users/{made['id']}/reactivate"))["status"] == "active"
     actions = [entry["action"] for entry in await admin_api.audit(made["id"])]
     assert actions == ["users.create", "users.suspend", "users.reactivate"]
+
+
+async def test_reactivated_account_begins_a_period_where_its_own_is_over(
+    admin_api: AdminApi, a_plan: dict[str, Any]
+) -> None:
+    made = await admin_api.create_user(plan=a_plan["id"])
+    await admin_api.post(f"/users/{made['id']}/suspend")
+    over = "UPDATE subscriptions SET current_period_start = :begun, current_period_end = :ended WHERE id = :id"
+    times = {"begun": now() - timedelta(days=70), "ended": now() - timedelta(days=40)}
+    async with admin_api.database.transaction() as connection:
+        await connection.execute(text(over), times | {"id": made["subscription"]["id"]})
+    for _ in range(2):
+        await admin_api.post(f"/users/{made['id']}/reactivate")
+        found = (await admin_api.get(f"/users/{made['id']}"))["subscription"]
+        assert now() - datetime.fromisoformat(found["current_period_start"]) < timedelta(days=1)
+    assert await admin_api.balance(made["id"]) == 2 * a_plan["credits_per_period"]
 
 
 async def test_deleted_user_is_not_found_and_its_keys_are_revoked(admin_api: AdminApi, a_plan: dict[str, Any]) -> None:

@@ -348,6 +348,25 @@ async def test_paused_subscription_is_invoiced_for_the_period_that_ended(connect
     assert await open_periods(connection, SEPTEMBER) == []
 
 
+async def test_suspended_account_is_invoiced_for_no_period_that_it_could_not_use(connection: AsyncConnection) -> None:
+    mine = await begun(connection, await a_plan(connection, "9.99"))
+    owner = (await get_existing(connection, mine)).user_id
+    await users.suspend(connection, owner)
+    assert await billing_spans.find_halted(connection, now=THE_21ST, limit=5) == []
+    assert await renewals.find_due(connection, now=AUGUST, grace=GRACE, limit=5) == ()
+    await advanced(connection, mine, AUGUST)
+    assert await billing_spans.find_halted(connection, now=AUGUST, limit=5) == [mine]
+    await renewals.end_halted_period(connection, mine, now=AUGUST)
+    assert await closed(connection, mine) is not None
+    await users.reactivate(connection, owner)
+    await lifecycle.continue_reactivated(connection, owner, now=AUGUST, actor="test")
+    assert await open_periods(connection, SEPTEMBER) == []
+    await advanced(connection, mine, SEPTEMBER)
+    august = await closed(connection, mine, start=AUGUST, now=SEPTEMBER)
+    assert august is not None
+    assert (amounts(august), await open_periods(connection, SEPTEMBER)) == (["9.99"], [])
+
+
 async def test_random_lives_ask_for_all_usage_once(connection: AsyncConnection) -> None:
     """Early invoices, voids, changes, late usage, and periods that are closed late or never in order."""
     random = seeded_random("close periods")

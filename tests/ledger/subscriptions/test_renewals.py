@@ -116,6 +116,30 @@ async def test_trial_is_unique_and_becomes_the_plan(connection: AsyncConnection)
         await lifecycle.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
 
 
+@pytest.mark.parametrize("is_trial", [False, True])
+async def test_suspended_account_begins_a_period_when_it_is_reactivated(
+    connection: AsyncConnection, is_trial: bool
+) -> None:
+    user, plan_id, later = await a_user(connection), await a_plan(connection), NOON + timedelta(days=200)
+    if is_trial:
+        await lifecycle.start_trial(connection, user.id, plan_id=plan_id, days=14, now=NOON, actor="test")
+    else:
+        await lifecycle.start(connection, user.id, plan_id=plan_id, now=NOON)
+    found = await subscriptions.get_current(connection, user.id)
+    assert found is not None
+    for at in (NOON, later):
+        await users.suspend(connection, user.id)
+        assert await turned(connection, found, at) == found
+        await users.reactivate(connection, user.id)
+        await lifecycle.continue_reactivated(connection, user.id, now=at, actor="test")
+    again = await turned(connection, found, later)
+    assert (again.status, again.current_period_start) == (Status.ACTIVE, later)
+    assert [kind for kind, _ in await kinds(connection, user.id)] == ["grant", "grant"]
+    await users.suspend(connection, user.id)
+    await lifecycle.cancel(connection, again.id, now=later)
+    assert (await turned(connection, again, again.current_period_end)).status is Status.EXPIRED
+
+
 async def test_scheduled_change_applies_with_the_next_period(connection: AsyncConnection) -> None:
     first, weekly = await begun(connection), await a_plan(connection, billing_interval="week", credits_per_period=9)
     await plan_changes.change(connection, first.id, plan_id=weekly, now=NOON, actor="test", at_period_end=True)

@@ -179,7 +179,8 @@ async def delete_user(user_id: UUID, unit_of_work: UnitOfWorkDep, precondition: 
 async def suspend_user(user_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> User:
     """From the very next request on its keys are refused with 403. Suspending again changes nothing.
 
-    Within a minute its payments pause at the provider: what falls due until it is reactivated is never charged.
+    Within a minute its payments pause at the provider: what falls due until it is reactivated is never charged. A
+    subscription that no provider bills goes on to the end of its period, and begins no other until then.
     """
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
@@ -190,9 +191,12 @@ async def suspend_user(user_id: UUID, unit_of_work: UnitOfWorkDep, reason: Reaso
 
 @router.post("/{user_id}/reactivate", summary="Reactivate a suspended user", responses=UNKNOWN)
 async def reactivate_user(user_id: UUID, unit_of_work: UnitOfWorkDep, reason: ReasonDep) -> User:
+    """Where the period of a subscription that no provider bills has ended meanwhile, another begins now."""
     async with unit_of_work.change() as change:
         before = await _locked(change.connection, user_id)
         after = User.model_validate(await users.reactivate(change.connection, user_id))
+        if before.status is AccountStatus.SUSPENDED:
+            await lifecycle.continue_reactivated(change.connection, user_id, now=now(), actor=change.actor)
         await change.record("users.reactivate", "user", entity_id=user_id, before=before, after=after, reason=reason)
     return after
 
