@@ -104,7 +104,8 @@ async def issue_next(
     if _is_in_trial(subscription):
         raise InUse("a trial costs nothing; a subscription can be invoiced from its first period on")
     period = Period(subscription.current_period_start, subscription.current_period_end)
-    drafts = await _take_drafts(connection, subscription)
+    found = await list_drafts(connection, subscription.id)
+    drafts = await _take_drafts(connection, subscription, found)
     price = _period_price(plan, subscription.quantity)
     currency = drafts[0].currency if drafts else price.pricing.currency
     is_covered = await _is_covered(connection, subscription)
@@ -123,7 +124,7 @@ async def issue_next(
             await billing_spans.end_span(connection, subscription, plan=plan, at=now, ends_period=False)
     lines += await bill_usage(connection, subscription, currency=currency, period=period, now=now)
     beyond = await overage.take_lines(connection, subscription.id, currency=currency, now=now)
-    if not any(line.amount for line in (*lines, *beyond)):
+    if not found and not any(line.amount for line in (*lines, *beyond)):
         raise InUse("nothing is to be invoiced: the plan costs nothing, or nothing was used yet that has a price")
     await remove_drafts(connection, included, but_for=period.start)
     return await invoices.issue(
@@ -339,9 +340,10 @@ async def list_drafts(connection: AsyncConnection, subscription_id: UUID) -> Seq
     return (await connection.execute(query)).all()
 
 
-async def _take_drafts(connection: AsyncConnection, subscription: StoredSubscription) -> Sequence[Row[Any]]:
+async def _take_drafts(
+    connection: AsyncConnection, subscription: StoredSubscription, drafts: Sequence[Row[Any]]
+) -> Sequence[Row[Any]]:
     """The drafts to include. A single draft of the whole current period is deleted, as the plan's price replaces it."""
-    drafts = await list_drafts(connection, subscription.id)
     if len(drafts) != 1 or "is_whole" not in drafts[0].metadata:
         return drafts
     if drafts[0].period_start != subscription.current_period_start:

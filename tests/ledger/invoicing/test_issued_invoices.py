@@ -328,6 +328,17 @@ async def test_period_that_costs_nothing_yet_has_no_invoice(connection: AsyncCon
         assert amounts(await invoiced(connection, mine, THE_21ST)) == expected
 
 
+async def test_voided_invoice_of_a_plan_that_became_free_is_replaced_by_one_of_nothing(
+    connection: AsyncConnection,
+) -> None:
+    """Else the lines of the void one would be asked for at the end of the period."""
+    basic = await a_plan(connection, "9.00")
+    mine = await begun(connection, basic)
+    await voided(connection, await invoiced(connection, mine, JUNE), THE_11TH)
+    await repriced(connection, basic, "0")
+    assert amounts(await invoiced(connection, mine, THE_11TH)) == ["0.00"]
+
+
 async def test_plan_without_a_price_for_the_seats_is_refused(connection: AsyncConnection) -> None:
     tiers = (Tier(up_to=10, unit_price=Decimal(5)),)
     mine = await begun(connection, await a_plan(connection, "0", "tiered", tiers=tiers))
