@@ -146,7 +146,7 @@ def with_files(document: Document, environ: Mapping[str, str], *, roles: Collect
         if not path or environ.get(name, "").strip() or name in withheld:
             continue
         try:
-            found[name] = Path(path).read_text("utf-8").rstrip("\r\n")
+            found[name] = Path(path).read_text("utf-8-sig").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             document.problems.append(ConfigProblem(Origin(f"{name}_FILE"), "", f"cannot be read: {error}"))
     return found
@@ -234,7 +234,7 @@ def _peppers(value: str) -> dict[int, str]:
 
 def _read_stored(file: Path) -> dict[str, str]:
     try:
-        content = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

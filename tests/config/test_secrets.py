@@ -253,6 +253,15 @@ def test_secrets_and_passwords_may_be_in_files(tmp_path: Path) -> None:
     assert load_with(tmp_path, environ | {"GATEWAY_KEY_PEPPER": "v" * 32}).secrets.key_peppers == {1: "v" * 32}
 
 
+def test_byte_order_mark_is_no_part_of_what_a_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{MINE}\r\n", "utf-8-sig")
+    (tmp_path / "secrets.json").write_text(json.dumps({"GATEWAY_JWT_SECRET": KEPT}), "utf-8-sig")
+
+    found = load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN_FILE": str(tmp_path / "token")}).secrets
+
+    assert (found.admin_token, found.jwt_secret) == (MINE, KEPT)
+
+
 def test_secret_whose_file_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"GATEWAY_ADMIN_TOKEN_FILE.*cannot be read"):
         load_with(tmp_path, {"GATEWAY_ADMIN_TOKEN_FILE": str(tmp_path / "none")})
