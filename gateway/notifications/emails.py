@@ -69,7 +69,7 @@ class EmailTemplates:
         self._of_product: EmailTemplates | None = None
         if folder is not None:
             self._of_product = EmailTemplates(operator=operator, portal=portal, folder=None, credit_value=credit_value)
-        own: list[BaseLoader] = [] if folder is None else [FileSystemLoader(folder)]
+        own: list[BaseLoader] = [] if folder is None else [FileSystemLoader(folder, "utf-8-sig")]
         loader = ChoiceLoader([*own, PackageLoader("gateway.notifications")])
         self._text = _environment(loader, credit_value, is_html=False)
         self._html = _environment(loader, credit_value, is_html=True)

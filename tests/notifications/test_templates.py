@@ -79,6 +79,18 @@ def test_files_of_the_operator_come_first(tmp_path: Path) -> None:
     assert "The reason given: <b>." in failed.text
 
 
+def test_byte_order_mark_of_a_file_is_not_sent(tmp_path: Path) -> None:
+    for name, written in {
+        "payment.received.txt": "Danke\n\n{{ amount }} sind da.",
+        "payment.received.html": "<p>{{ amount }}</p>",
+        "layout.txt": "{{ body }}",
+    }.items():
+        (tmp_path / name).write_text(written, "utf-8-sig")
+    email = mail("payment.received", TemplateContext(secret="s" * 32, folder=tmp_path))
+    assert (email.subject, email.text) == ("Danke", "29.99 sind da.\n")
+    assert "\ufeff" not in email.html
+
+
 @pytest.mark.parametrize(
     "written",
     [

@@ -62,7 +62,7 @@ def _templates(value: object) -> Path | None:
 def _check_template(file: Path) -> None:
     """Raises OSError."""
     try:
-        Environment(autoescape=True).parse(file.read_text("utf-8"))
+        Environment(autoescape=True).parse(file.read_text("utf-8-sig"))
     except (TemplateSyntaxError, UnicodeDecodeError) as error:
         line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise ValueError(f"{file}{line}: {error}") from error
