@@ -426,7 +426,8 @@ class _Life:
 
     async def issue(self, now: datetime) -> None:
         with suppress(InUse):
-            self.issued.append(await invoiced(self.connection, self.id, now))
+            async with self.connection.begin_nested():
+                self.issued.append(await invoiced(self.connection, self.id, now))
 
     async def void(self, now: datetime) -> None:
         if self.issued and (last := self.issued.pop()).status == "open":
