@@ -343,7 +343,8 @@ async def list_drafts(connection: AsyncConnection, subscription_id: UUID) -> Seq
 async def _take_drafts(
     connection: AsyncConnection, subscription: StoredSubscription, drafts: Sequence[Row[Any]]
 ) -> Sequence[Row[Any]]:
-    """The drafts to include. A single draft of the whole current period is deleted, as the plan's price replaces it."""
+    """The drafts to include. A single draft of the whole current period is deleted, as the plan's price replaces it,
+    unless another invoice has asked for usage of the period since."""
     if len(drafts) != 1 or "is_whole" not in drafts[0].metadata:
         return drafts
     if drafts[0].period_start != subscription.current_period_start:
@@ -355,6 +356,8 @@ async def _take_drafts(
     for line in lines:
         if line.kind is LineKind.USAGE and line.period:
             billed[line.period.start] += line.quantity
+    if await billing_spans.has_billed_more(connection, subscription, billed=billed):
+        return drafts
     await billing_spans.restart_period(connection, subscription, billed=billed)
     await connection.execute(delete(rows).where(rows.c.id == drafts[0].id))
     return ()

@@ -171,6 +171,19 @@ async def had_other_plan(connection: AsyncConnection, subscription: StoredSubscr
     return (await connection.scalar(others.limit(1))) is not None
 
 
+async def has_billed_more(
+    connection: AsyncConnection, subscription: StoredSubscription, *, billed: Mapping[datetime, int]
+) -> bool:
+    """Whether more was billed of a span of the present period than this, by the start of the span."""
+    query = select(billing_spans.c.starts_at, billing_spans.c.credits_billed).where(
+        billing_spans.c.subscription_id == subscription.id,
+        billing_spans.c.period_start == subscription.current_period_start,
+        billing_spans.c.credits_billed.is_not(None),
+    )
+    spans = (await connection.execute(query)).all()
+    return any(span.credits_billed > billed.get(span.starts_at, 0) for span in spans)
+
+
 async def restart_period(
     connection: AsyncConnection, subscription: StoredSubscription, *, billed: Mapping[datetime, int]
 ) -> None:

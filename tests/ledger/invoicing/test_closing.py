@@ -251,6 +251,24 @@ async def test_voided_invoice_of_a_closed_period_is_on_the_next_and_the_period_o
     assert (amounts(july), july.period_start) == (["9.99", "9.99"], JULY)
 
 
+async def test_late_usage_of_a_voided_invoice_that_another_period_asked_for_is_asked_for_once(
+    connection: AsyncConnection,
+) -> None:
+    mine = await begun(connection, await a_plan(connection, "0.02", "usage"))
+    await used(connection, mine, at=THE_11TH, credits_charged=100)
+    await advanced(connection, mine, JULY)
+    await used(connection, mine, at=JULY + timedelta(days=1), credits_charged=200)
+    early = await invoiced(connection, mine, JULY + timedelta(days=2))
+    await voided(connection, early, JULY + timedelta(days=3))
+    await used(connection, mine, at=JULY + timedelta(days=1), credits_charged=300)
+    await closed(connection, mine, JUNE, JULY + timedelta(days=4))
+    await invoiced(connection, mine, JULY + timedelta(days=5))
+    total = await connection.scalar(
+        text("SELECT sum(subtotal) FROM invoices WHERE subscription_id = :id AND status <> 'void'"), {"id": mine}
+    )
+    assert total == Decimal("12.00")
+
+
 async def test_period_whose_price_went_on_a_later_invoice_asks_for_its_late_usage_only(
     connection: AsyncConnection,
 ) -> None:
