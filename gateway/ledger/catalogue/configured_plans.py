@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import permissions, plans
 from gateway.ledger.catalogue.plans import PlanTerms, StoredPlan
 from policies.billing.providers import ID_FIELDS
 
@@ -50,7 +50,7 @@ async def seed(
     stored = await plans.list_plans(connection)
     ids, names = {plan.id for plan in stored}, {plan.terms.name for plan in stored}
     missing = [plan for plan in configured if plan.id not in ids and plan.terms.name not in names]
-    await _create_permissions(connection, [*route_permissions, *_listed(missing)])
+    await permissions.create_missing(connection, [*route_permissions, *_listed(missing)])
     for plan in missing:
         await _create(connection, plan, route_permissions)
     return tuple(plan.id for plan in missing)
@@ -65,7 +65,7 @@ async def apply(
     has not created: created here, no other plan would get it.
     """
     await connection.execute(_LOCK, {"key": ADVISORY_LOCK})
-    await _create_permissions(connection, _listed(configured))
+    await permissions.create_missing(connection, _listed(configured))
     changes = []
     for plan in configured:
         before = await plans.get(connection, plan.id)
@@ -83,15 +83,9 @@ def _listed(configured: Iterable[ConfiguredPlan]) -> list[str]:
     return [permission for plan in configured for permission in plan.permissions or ()]
 
 
-async def _create_permissions(connection: AsyncConnection, names: Iterable[str]) -> None:
-    existing = {permission.name for permission in await plans.list_permissions(connection)}
-    for name in sorted(frozenset(names) - existing):
-        await plans.create_permission(connection, name)
-
-
 async def _create(connection: AsyncConnection, plan: ConfiguredPlan, route_permissions: Collection[str]) -> StoredPlan:
-    permissions = route_permissions if plan.permissions is None else plan.permissions
-    return await plans.create(connection, plan.terms, plan_id=plan.id, permissions=permissions)
+    granted = route_permissions if plan.permissions is None else plan.permissions
+    return await plans.create(connection, plan.terms, plan_id=plan.id, permissions=granted)
 
 
 def _is_up_to_date(stored: StoredPlan, plan: ConfiguredPlan) -> bool:

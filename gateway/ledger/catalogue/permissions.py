@@ -1,23 +1,30 @@
-"""Changes and deletes permissions, and lists who uses them; `plans.py` creates and grants them."""
+"""Permissions, and who uses them; `plans.py` grants them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, cast, delete, select, update
+from sqlalchemy import ARRAY, Text, cast, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue.plans import Permission, create_permission
 from gateway.ledger.db.errors import NotFound, checked
 from gateway.ledger.db.outbox import bump_catalogue
 from gateway.ledger.db.rows import columns, value
 from gateway.ledger.db.tables import api_keys, permissions, plan_permissions
 from policies.model import KeyStatus
 
-_COLUMNS = columns(permissions, Permission)
 NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    id: UUID
+    name: str
+    description: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,21 @@ class PermissionUses:
 
     plans: tuple[str, ...]
     keys: tuple[UUID, ...]
+
+
+_COLUMNS = columns(permissions, Permission)
+
+
+async def list_all(connection: AsyncConnection) -> tuple[Permission, ...]:
+    rows = await connection.execute(select(*_COLUMNS).order_by(permissions.c.name))
+    return tuple(value(Permission, row) for row in rows)
+
+
+async def create(connection: AsyncConnection, name: str, *, description: str | None = None) -> Permission:
+    """Raises AlreadyExists."""
+    statement = insert(permissions).values(name=name, description=description).returning(*_COLUMNS)
+    async with checked(connection, "permission"):
+        return value(Permission, (await connection.execute(statement)).one())
 
 
 async def get(connection: AsyncConnection, permission_id: UUID) -> Permission | None:
@@ -44,7 +66,7 @@ async def find_unknown(connection: AsyncConnection, names: Collection[str]) -> t
 async def create_missing(connection: AsyncConnection, names: Collection[str]) -> None:
     """Creates the permissions among the names that do not exist; granting one to a plan publishes it."""
     for name in await find_unknown(connection, names):
-        await create_permission(connection, name)
+        await create(connection, name)
 
 
 async def get_for_update(connection: AsyncConnection, permission_id: UUID) -> Permission:

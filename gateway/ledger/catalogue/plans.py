@@ -23,7 +23,7 @@ from gateway.ledger.catalogue import plan_versions, price_news, provider_prices
 from gateway.ledger.catalogue.price_news import PriceChange
 from gateway.ledger.db.errors import InvalidValue, NotFound, checked
 from gateway.ledger.db.outbox import bump_catalogue
-from gateway.ledger.db.rows import columns, value
+from gateway.ledger.db.rows import columns
 from gateway.ledger.db.tables import permissions, plan_permissions, pricing_tiers, subscription_plans
 from gateway.ledger.db.tables.catalogue import MIRRORED_IDS
 from policies.billing.invoicing import PriceTier, Pricing, tiers_mode
@@ -113,14 +113,6 @@ class StoredPlan:
             terms.price, terms.currency, interval, terms.pricing_model, pricing.tiers, tiers_mode(pricing)
         )
         return Offer(self.id, price, terms.provider_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Permission:
-    id: UUID
-    name: str
-    description: str | None
-    created_at: datetime
 
 
 async def list_plans(connection: AsyncConnection) -> tuple[StoredPlan, ...]:
@@ -214,16 +206,26 @@ async def change(
     prices = PriceChange(plan_id, terms.name, former=(former or before).terms.pricing, present=terms.pricing)
     if reach == "migrate" and subscribers is None:
         waiting = await plan_versions.let_wait(connection, plan_id)
-        await price_news.tell(connection, prices, versions=waiting)
+        await price_news.tell(connection, prices, had=await _prices(connection, prices, waiting))
     if subscribers == "migrate":
-        await price_news.tell_at_once(connection, prices)
+        kept = await plan_versions.list_kept(connection, plan_id)
+        had = await _prices(connection, prices, [version for version, _ in kept])
+        await price_news.tell_at_once(connection, prices, had=had, kept=kept)
     if reach == "migrate":
         await plan_versions.unpin_subscribers(connection, plan_id, leaves_waiting=subscribers is None)
         await plan_versions.carry_waiting(connection, plan_id)
     if subscribers != "migrate" and prices.former != prices.present:
         waiting = await plan_versions.list_waiting(connection, plan_id)
-        await price_news.tell(connection, prices, versions=(None, *waiting))
+        await price_news.tell(connection, prices, had=await _prices(connection, prices, (None, *waiting)))
     return await _existing(connection, plan_id)
+
+
+async def _prices(
+    connection: AsyncConnection, prices: PriceChange, versions: Iterable[int | None]
+) -> dict[int | None, Pricing]:
+    """By version, None being the plan; the former price where a version is unknown."""
+    found = {each: None if each is None else await get_version(connection, prices.plan_id, each) for each in versions}
+    return {each: prices.former if plan is None else plan.terms.pricing for each, plan in found.items()}
 
 
 async def remove(connection: AsyncConnection, plan_id: str) -> None:
@@ -233,20 +235,6 @@ async def remove(connection: AsyncConnection, plan_id: str) -> None:
         result = await connection.execute(delete(subscription_plans).where(subscription_plans.c.id == plan_id))
     if result.rowcount == 0:
         raise NotFound("plan", plan_id)
-
-
-async def list_permissions(connection: AsyncConnection) -> tuple[Permission, ...]:
-    rows = await connection.execute(select(*columns(permissions, Permission)).order_by(permissions.c.name))
-    return tuple(value(Permission, row) for row in rows)
-
-
-async def create_permission(connection: AsyncConnection, name: str, *, description: str | None = None) -> Permission:
-    """Raises AlreadyExists."""
-    statement = (
-        insert(permissions).values(name=name, description=description).returning(*columns(permissions, Permission))
-    )
-    async with checked(connection, "permission"):
-        return value(Permission, (await connection.execute(statement)).one())
 
 
 async def grant_permission(connection: AsyncConnection, plan_id: str, permission: str) -> None:

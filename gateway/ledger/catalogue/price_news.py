@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.ledger.catalogue import plan_versions
 from gateway.ledger.db import notifications
-from policies.billing.invoicing import PriceTier, Pricing, first_price
+from policies.billing.invoicing import Pricing, first_price
 from policies.billing.money import plain
 from policies.billing.news import PRICE_CHANGED
 
@@ -56,24 +54,29 @@ def payload(prices: PriceChange) -> dict[str, str]:
     }
 
 
-async def tell(connection: AsyncConnection, prices: PriceChange, *, versions: Iterable[int | None]) -> None:
-    """Tells those who wait for the price with one of these versions of that of their next period, and those who follow
-    the plan (None) of that of the present one. Names the price that each version has; if that comes back, `former`.
+async def tell(connection: AsyncConnection, prices: PriceChange, *, had: Mapping[int | None, Pricing]) -> None:
+    """Tells those who wait for the price with a version of that of their next period, and those who follow the plan
+    (None) of that of the present one. `had` are the prices by version; if one comes back, `former` is named.
     """
-    for version in versions:
-        kept = None if version is None else await _pricing_of(connection, prices.plan_id, version)
-        had = prices.former if kept is None or kept == prices.present else kept
-        await _tell(connection, replace(prices, former=had), version=version, waits=True, is_at_once=False)
+    for version, kept in had.items():
+        former = prices.former if kept == prices.present else kept
+        await _tell(connection, replace(prices, former=former), version=version, waits=True, is_at_once=False)
 
 
-async def tell_at_once(connection: AsyncConnection, prices: PriceChange) -> None:
-    """Tells everyone of the price of the present period, before they have it. Whoever kept a version for good was
-    never told of another price, so nothing is news to them where theirs comes back."""
-    for version, waits in (*await plan_versions.list_kept(connection, prices.plan_id), (None, False)):
-        kept = None if version is None else await _pricing_of(connection, prices.plan_id, version)
-        had = prices.former if kept is None or (waits and kept == prices.present) else kept
-        if had != prices.present:
-            await _tell(connection, replace(prices, former=had), version=version, waits=waits, is_at_once=True)
+async def tell_at_once(
+    connection: AsyncConnection,
+    prices: PriceChange,
+    *,
+    had: Mapping[int | None, Pricing],
+    kept: Sequence[tuple[int, bool]],
+) -> None:
+    """Tells everyone of the price of the present period, before they have it: who follows the plan, and who has `kept`
+    a version, with whether they wait with it. Whoever kept one for good was never told of another price, so nothing is
+    news to them where theirs comes back."""
+    for version, waits in (*kept, (None, False)):
+        former = prices.former if version is None or (waits and had[version] == prices.present) else had[version]
+        if former != prices.present:
+            await _tell(connection, replace(prices, former=former), version=version, waits=waits, is_at_once=True)
 
 
 async def _tell(
@@ -83,18 +86,3 @@ async def _tell(
     channels = [notifications.MAIL, notifications.WEBHOOK]
     told = {"kind": PRICE_CHANGED, "payload": json.dumps(payload(prices)), "channels": channels}
     await connection.execute(_TELL, whom | told)
-
-
-async def _pricing_of(connection: AsyncConnection, plan_id: str, version: int) -> Pricing | None:
-    stored = await plan_versions.get(connection, plan_id, version)
-    if stored is None:
-        return None
-    tiers = (
-        PriceTier(
-            None if each["up_to"] is None else int(each["up_to"]),
-            Decimal(each["unit_price"] or 0),
-            Decimal(each["flat_price"] or 0),
-        )
-        for each in stored.tiers
-    )
-    return Pricing(stored.pricing_model, stored.price, stored.currency, tuple(tiers), stored.tiers_mode)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.principals import AccountBalance, Catalogue, find_principal, get_balance, get_catalogue
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import permissions, plans
 from gateway.ledger.credits.grants import grant
 from gateway.ledger.db import tables
 from gateway.ledger.subscriptions import lifecycle
@@ -44,7 +44,7 @@ async def test_principal_without_subscription_has_no_plan(connection: AsyncConne
 
 
 async def test_principal_has_key_account_subscription_and_plan(connection: AsyncConnection) -> None:
-    await plans.create_permission(connection, "analyze")
+    await permissions.create(connection, "analyze")
     pro = await plans.create(connection, PRO, plan_id="pro", permissions=["analyze"])
     user = await a_user(connection)
     fingerprint, expires_at = a_fingerprint(), datetime(2030, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts.principals import get_catalogue
-from gateway.ledger.catalogue import configured_plans, plans
+from gateway.ledger.catalogue import configured_plans, permissions, plans
 from gateway.ledger.catalogue.configured_plans import ConfiguredPlan
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.errors import AlreadyExists, NotFound
@@ -66,7 +66,7 @@ async def test_seed_grants_a_new_route_permission_to_no_existing_plan(connection
     await plans.create(connection, replace(PRO.terms, name="made by hand"), plan_id="hand")
     assert await configured_plans.seed(connection, [FREE, NARROW], route_permissions=["analyze", "fly"]) == ()
     assert await _permissions(connection) == {"free": set(), "narrow": {"export"}, "hand": set()}
-    assert "fly" in {permission.name for permission in await plans.list_permissions(connection)}
+    assert "fly" in {permission.name for permission in await permissions.list_all(connection)}
 
 
 async def test_seed_grants_existing_route_permissions_to_new_plans(connection: AsyncConnection) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts.principals import get_catalogue
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import permissions, plans
 from gateway.ledger.catalogue.plans import PlanTerms, Tier
 from gateway.ledger.db.errors import AlreadyExists, InUse, InvalidValue, NotFound
 from gateway.ledger.db.session import Database
@@ -67,7 +67,7 @@ async def test_plan_tiers_are_sorted_and_exact(connection: AsyncConnection) -> N
 
 async def test_plan_change_leaves_permissions_unless_given(connection: AsyncConnection) -> None:
     for name in ("analyze", "export"):
-        await plans.create_permission(connection, name)
+        await permissions.create(connection, name)
     plan = await plans.create(connection, TERMS, permissions=["analyze"])
     kept = await plans.change(connection, plan.id, replace(TERMS, price=ONE))
     assert kept.permissions == {"analyze"}
@@ -113,8 +113,8 @@ async def test_plan_without_subscribers_is_removed(connection: AsyncConnection) 
 
 async def test_permissions_are_granted_and_withdrawn_by_name(connection: AsyncConnection) -> None:
     plan = await plans.create(connection, TERMS)
-    made = await plans.create_permission(connection, "analyze", description="May analyze")
-    assert await plans.list_permissions(connection) == (made,)
+    made = await permissions.create(connection, "analyze", description="May analyze")
+    assert await permissions.list_all(connection) == (made,)
     before = await get_catalogue(connection)
     await plans.grant_permission(connection, plan.id, "analyze")
     await plans.grant_permission(connection, plan.id, "analyze")
@@ -132,7 +132,7 @@ async def test_permissions_are_granted_and_withdrawn_by_name(connection: AsyncCo
     with pytest.raises(NotFound, match="plan"):
         await plans.grant_permission(connection, "gold", "analyze")
     with pytest.raises(AlreadyExists):
-        await plans.create_permission(connection, "analyze")
+        await permissions.create(connection, "analyze")
 
 
 async def test_concurrent_plan_changes_are_serialized(own_database_url: str) -> None:

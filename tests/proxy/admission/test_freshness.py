@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.clock import monotonic_seconds, now
 from gateway.ledger.accounts import api_keys, users
 from gateway.ledger.accounts.principals import find_principal
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import permissions, plans
 from gateway.ledger.subscriptions import lifecycle
 from gateway.proxy.admission import principal_cache
 from policies.access.keys import digest
@@ -102,8 +102,8 @@ async def test_file_size_of_a_plan_changes(data_plane: DataPlane, account: Accou
 
 async def test_permissions_are_granted_and_withdrawn(data_plane: DataPlane, account: Account) -> None:
     async with data_plane.database.transaction() as connection:
-        if "analyze" not in {permission.name for permission in await plans.list_permissions(connection)}:
-            await plans.create_permission(connection, "analyze")
+        if "analyze" not in {permission.name for permission in await permissions.list_all(connection)}:
+            await permissions.create(connection, "analyze")
     for change, expected in ((plans.grant_permission, None), (plans.withdraw_permission, "permission_denied")) * 2:
         async with data_plane.database.transaction() as connection:
             await change(connection, account.plan.id, "analyze")

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.clock import now
 from gateway.ledger.accounts import api_keys, users
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import permissions, plans
 from gateway.ledger.subscriptions import lifecycle
 from policies.model import KeyStatus
 from tests.proxy.data_plane import Account, DataPlane
@@ -117,8 +117,8 @@ async def _subscribe(data_plane: DataPlane, account: Account) -> None:
 async def _permit(data_plane: DataPlane, account: Account) -> None:
     await _key(data_plane, account, permissions=None)
     async with data_plane.database.transaction() as connection:
-        if "analyze" not in {permission.name for permission in await plans.list_permissions(connection)}:
-            await plans.create_permission(connection, "analyze")
+        if "analyze" not in {permission.name for permission in await permissions.list_all(connection)}:
+            await permissions.create(connection, "analyze")
         await plans.grant_permission(connection, account.plan.id, "analyze")
     await data_plane.publish()
 

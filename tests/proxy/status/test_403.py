@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.ledger.accounts import api_keys, users
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import permissions, plans
 from policies.model import KeyStatus
 from tests.proxy.data_plane import Account, DataPlane
 from tests.proxy.problems import assert_problem
@@ -97,6 +97,6 @@ async def _assert_denied(data_plane: DataPlane, account: Account) -> None:
 
 async def _permit(data_plane: DataPlane, account: Account) -> None:
     async with data_plane.database.transaction() as connection:
-        if "analyze" not in {permission.name for permission in await plans.list_permissions(connection)}:
-            await plans.create_permission(connection, "analyze")
+        if "analyze" not in {permission.name for permission in await permissions.list_all(connection)}:
+            await permissions.create(connection, "analyze")
         await plans.grant_permission(connection, account.plan.id, "analyze")

@@ -55,14 +55,14 @@ async def list_permissions(
 ) -> PageModel[Permission]:
     """By name."""
     async with unit_of_work.read() as connection:
-        rows = await plans.list_permissions(connection)
+        rows = await permissions.list_all(connection)
     return page_of_all([Permission.model_validate(permission) for permission in rows], query)
 
 
 @router.post("/permissions", status_code=201, summary="Create a permission", responses=CONFLICTS)
 async def create_permission(body: NewPermission, unit_of_work: UnitOfWorkDep) -> Permission:
     async with unit_of_work.change() as change:
-        row = await plans.create_permission(change.connection, body.name, description=body.description)
+        row = await permissions.create(change.connection, body.name, description=body.description)
         created = Permission.model_validate(row)
         await change.record("permissions.create", "permission", entity_id=created.id, after=created)
     return created
@@ -128,7 +128,7 @@ async def withdraw_permission(plan: Line, permission: Line, unit_of_work: UnitOf
 
 
 async def _refuse_if_used(
-    connection: AsyncConnection, permission: plans.Permission, routes: Iterable[Route], *, to: str
+    connection: AsyncConnection, permission: permissions.Permission, routes: Iterable[Route], *, to: str
 ) -> None:
     uses = await permissions.list_uses(connection, permission)
     users = {

@@ -12,7 +12,7 @@ from gateway.api.account.keys import _made
 from gateway.clock import now
 from gateway.ledger.audit import audit_log
 from gateway.ledger.audit.audit_log import AuditFilter
-from gateway.ledger.catalogue import plans
+from gateway.ledger.catalogue import permissions
 from policies.access.throttling import KEYS_OF_ACCOUNT
 from tests.api.account.conftest import AccountApi
 
@@ -20,8 +20,8 @@ from tests.api.account.conftest import AccountApi
 async def test_key_is_shown_once_and_listed_without_its_secret(account_api: AccountApi) -> None:
     customer = await account_api.customer()
     async with account_api.database.transaction() as connection:
-        if "analyze" not in {each.name for each in await plans.list_permissions(connection)}:
-            await plans.create_permission(connection, "analyze")
+        if "analyze" not in {each.name for each in await permissions.list_all(connection)}:
+            await permissions.create(connection, "analyze")
     body = {
         "name": "production",
         "permissions": ["analyze"],
