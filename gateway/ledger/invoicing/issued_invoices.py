@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -25,10 +25,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.db.errors import InUse, NotFound
 from gateway.ledger.db.tables import invoices as rows
-from gateway.ledger.invoicing import asked_prices, invoices
-from gateway.ledger.invoicing.asked_prices import AskedPrice
+from gateway.ledger.invoicing import invoices
 from gateway.ledger.invoicing.invoices import Invoice, line_from_json, line_to_json
-from gateway.ledger.subscriptions import billing_spans, overage, subscriptions
+from gateway.ledger.subscriptions import billing_spans, overage, period_marks, subscriptions
+from gateway.ledger.subscriptions.billing_spans import pricing_from_json, pricing_to_json
+from gateway.ledger.subscriptions.period_marks import PeriodMark
 from gateway.ledger.subscriptions.subscriptions import MANUAL, StoredSubscription, get_existing
 from policies.billing.invoicing import (
     Line,
@@ -51,6 +52,7 @@ class _PeriodPrice:
 
     pricing: Pricing
     name: str
+    quantity: int = field(compare=False)
     lines: tuple[Line, ...]
 
 
@@ -77,15 +79,15 @@ async def draft_change(
     if old_price == new_price:
         return
     is_covered = await _is_covered(connection, before)
-    if is_covered and (asked := await asked_prices.find(connection, before)) is not None:
-        old_price = _price_at(asked)
+    if is_covered:
+        old_price = await _find_asked(connection, before) or old_price
     is_waived = is_covered and await _is_waived(connection, before)
     credited = () if is_waived else unused(old_price.lines, period=period, at=at, currency=old_price.pricing.currency)
     drafts = {old_price.pricing.currency: [*(() if is_covered else _dated(old_price.lines, period)), *credited]}
     if new_price is not None:
         due = remaining(new_price.lines, period=period, at=at, currency=new_price.pricing.currency)
         drafts.setdefault(new_price.pricing.currency, []).extend(due)
-        await asked_prices.record(connection, before, AskedPrice(new_price.pricing, new_price.name, quantity))
+        await _record_asked(connection, before, new_price)
     drafts_by_currency = {each: lines for each, lines in drafts.items() if lines}
     for number, (currency, lines) in enumerate(drafts_by_currency.items()):
         covered = period if number == 0 and not is_covered else None
@@ -118,8 +120,7 @@ async def issue_next(
         if not is_covered:
             covers = period
             lines += price.lines
-            asked = AskedPrice(price.pricing, price.name, subscription.quantity)
-            await asked_prices.record(connection, subscription, asked)
+            await _record_asked(connection, subscription, price)
         if price.pricing.model == "usage":
             await billing_spans.end_span(connection, subscription, plan=plan, at=now, ends_period=False)
     lines += await bill_usage(connection, subscription, currency=currency, period=period, now=now)
@@ -220,12 +221,22 @@ def price_lines(pricing: Pricing, quantity: int, *, name: str) -> tuple[Line, ..
 
 
 def _period_price(plan: StoredPlan, quantity: int) -> _PeriodPrice:
-    return _price_at(AskedPrice(plan.terms.pricing, plan.terms.name, quantity))
+    return _price_at(plan.terms.pricing, plan.terms.name, quantity)
 
 
-def _price_at(asked: AskedPrice) -> _PeriodPrice:
-    lines = price_lines(asked.pricing, asked.quantity, name=asked.name)
-    return _PeriodPrice(asked.pricing, asked.name, lines)
+def _price_at(pricing: Pricing, name: str, quantity: int) -> _PeriodPrice:
+    return _PeriodPrice(pricing, name, quantity, price_lines(pricing, quantity, name=name))
+
+
+async def _record_asked(connection: AsyncConnection, subscription: StoredSubscription, price: _PeriodPrice) -> None:
+    """Remembers at what price the rest of the present period is asked for; the plan's may become another one."""
+    terms = {"name": price.name, "quantity": price.quantity, **pricing_to_json(price.pricing)}
+    await period_marks.record(connection, subscription, PeriodMark.ASKED_PRICE, terms)
+
+
+async def _find_asked(connection: AsyncConnection, subscription: StoredSubscription) -> _PeriodPrice | None:
+    asked = await period_marks.find(connection, subscription, PeriodMark.ASKED_PRICE)
+    return None if asked is None else _price_at(pricing_from_json(asked), asked["name"], asked["quantity"])
 
 
 def _dated(lines: Iterable[Line], period: Period) -> list[Line]:

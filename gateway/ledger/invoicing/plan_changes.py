@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.invoicing import issued_invoices
 from gateway.ledger.subscriptions import billing_spans, overage, subscriptions
-from gateway.ledger.subscriptions.allowances import credits_given, plan_of, prorate
+from gateway.ledger.subscriptions.allowances import credits_given, credits_had, plan_of, prorate
 from gateway.ledger.subscriptions.lifecycle import get_plan, period_length, plan_columns, renew
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_for_update, transition
 from policies.billing.subscriptions import SubscriptionEvent
@@ -96,6 +96,7 @@ async def _change_now(
 ) -> SubscriptionChange:
     old = await plan_of(connection, before)
     await overage.bill(connection, before, plan=old, at=now, actor=actor)
+    had = await credits_had(connection, before, plan=old)
     share = remaining_share(before.current_period_start, before.current_period_end, now=now)
     is_same_period = period_length(old) == period_length(plan) or before.status is SubscriptionStatus.TRIALING
     await billing_spans.end_span(connection, before, plan=old, at=now, ends_period=not is_same_period)
@@ -103,15 +104,17 @@ async def _change_now(
     if plan.id != before.plan_id:
         terms |= plan_columns(plan)
     changed = await subscriptions.update(connection, before.id, **terms)
-    credits_before = credits_given(old, before)
     if is_same_period:
         in_force = await plan_of(connection, changed)
         await issued_invoices.draft_change(connection, before, old=old, new=in_force, quantity=quantity, at=now)
-        credits = await prorate(connection, changed, plan=in_force, before=credits_before, share=share, actor=actor)
+        credits_before = had if plan.id != before.plan_id else credits_given(old, before)
+        credits = await prorate(
+            connection, changed, plan=in_force, before=credits_before, had=had, share=share, actor=actor
+        )
         return SubscriptionChange(changed, before, credits)
     await issued_invoices.draft_change(connection, before, old=old, new=None, quantity=quantity, at=now)
     taken = await prorate(
-        connection, changed, plan=_without_credits(plan), before=credits_before, share=share, actor=actor
+        connection, changed, plan=_without_credits(plan), before=had, had=had, share=share, actor=actor
     )
     renewed = await renew(connection, changed, anchor=now, actor=actor)
     return SubscriptionChange(renewed, before, taken + credits_given(plan, renewed))

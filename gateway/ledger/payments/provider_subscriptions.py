@@ -26,7 +26,14 @@ from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import subscriptions
 from gateway.ledger.db.tables.subscriptions import CURRENT, CURRENT_STATUSES
 from gateway.ledger.subscriptions import advances, billing_spans, free_credits, overage
-from gateway.ledger.subscriptions.allowances import credits_of, extend_period, open_period, plan_of, prorate
+from gateway.ledger.subscriptions.allowances import (
+    credits_had,
+    credits_of,
+    extend_period,
+    open_period,
+    plan_of,
+    prorate,
+)
 from gateway.ledger.subscriptions.lifecycle import period_length
 from gateway.ledger.subscriptions.subscriptions import (
     MANUAL,
@@ -103,7 +110,7 @@ async def sync_from_provider(
     await _settle_advance(connection, synced, settlement, now=now, actor=actor)
     await _take_rest(connection, before, synced, old_plan=old_plan, actor=actor)
     if status in _PAID or settlement is Settlement.ADVANCED:
-        await _grant(connection, synced, had=credits_of(old_plan, before.quantity), now=now, actor=actor)
+        await _grant(connection, before, synced, old_plan=old_plan, now=now, actor=actor)
     if settlement is Settlement.ADVANCED:
         await advances.mark(connection, synced)
     return synced
@@ -172,12 +179,18 @@ async def _take_rest(
         return
     share = remaining_share(before.current_period_start, before.current_period_end, now=begins)
     without = replace(old_plan, terms=replace(old_plan.terms, credits_per_period=0))
-    had = credits_of(old_plan, before.quantity)
-    await prorate(connection, before, plan=without, before=had, share=share, actor=actor)
+    had = await credits_had(connection, before, plan=old_plan)
+    await prorate(connection, before, plan=without, before=had, had=had, share=share, actor=actor)
 
 
 async def _grant(
-    connection: AsyncConnection, synced: StoredSubscription, *, had: int, now: datetime, actor: str
+    connection: AsyncConnection,
+    before: StoredSubscription,
+    synced: StoredSubscription,
+    *,
+    old_plan: StoredPlan,
+    now: datetime,
+    actor: str,
 ) -> None:
     if synced.status is SubscriptionStatus.TRIALING and synced.trial_start is None:
         return  # a second trial, which the provider allows: access without credits
@@ -185,9 +198,12 @@ async def _grant(
     if await open_period(connection, synced, plan=plan, actor=actor):
         return
     await extend_period(connection, synced)
-    if credits_of(plan, synced.quantity) != had:
+    is_other = synced.plan_id != before.plan_id
+    if is_other or credits_of(plan, synced.quantity) != credits_of(old_plan, before.quantity):
+        had = await credits_had(connection, before, plan=old_plan)
+        credits_before = had if is_other else credits_of(old_plan, before.quantity)
         share = remaining_share(synced.current_period_start, synced.current_period_end, now=now)
-        await prorate(connection, synced, plan=plan, before=had, share=share, actor=actor)
+        await prorate(connection, synced, plan=plan, before=credits_before, had=had, share=share, actor=actor)
 
 
 async def _supersede_others(connection: AsyncConnection, successor: StoredSubscription, *, now: datetime) -> None:

@@ -13,7 +13,8 @@ from gateway.ledger.catalogue.plans import StoredPlan
 from gateway.ledger.credits import grants, movements, thresholds
 from gateway.ledger.db.errors import NotFound
 from gateway.ledger.db.tables import credit_grants, user_credits
-from gateway.ledger.subscriptions import overage
+from gateway.ledger.subscriptions import overage, period_marks
+from gateway.ledger.subscriptions.period_marks import PeriodMark
 from gateway.ledger.subscriptions.subscriptions import StoredSubscription, get_existing
 from policies.credits.allowances import period_credits, prorated_credits, refill
 from policies.model import SubscriptionStatus
@@ -42,6 +43,12 @@ def credits_given(plan: StoredPlan, subscription: StoredSubscription) -> int:
     return 0 if is_withheld(plan, subscription) else credits_of(plan, subscription.quantity)
 
 
+async def credits_had(connection: AsyncConnection, subscription: StoredSubscription, *, plan: StoredPlan) -> int:
+    """The credits of a whole period as they were given to the present one: the plan's may be others since."""
+    given = await period_marks.find(connection, subscription, PeriodMark.GIVEN_CREDITS)
+    return credits_given(plan, subscription) if given is None else int(given["credits"])
+
+
 def is_withheld(plan: StoredPlan, subscription: StoredSubscription) -> bool:
     return subscription.credits_withheld is not None and plan.terms.price == 0 and not plan.terms.tiers
 
@@ -54,6 +61,7 @@ async def open_period(
     amount = credits_given(plan, subscription)
     if not await _reset_period(connection, subscription, amount=amount):
         return False
+    await _record_given(connection, subscription, credits=amount)
     return amount == 0 or await _grant_period(connection, subscription, plan=plan, amount=amount, actor=actor)
 
 
@@ -71,6 +79,11 @@ async def grant_withheld(
     amount = credits_of(plan, subscription.quantity)
     if amount and await _grant_period(connection, subscription, plan=plan, amount=amount, actor=actor):
         await _record_change(connection, subscription, change=amount, shortfall=0)
+        await _record_given(connection, subscription, credits=amount)
+
+
+async def _record_given(connection: AsyncConnection, subscription: StoredSubscription, *, credits: int) -> None:
+    await period_marks.record(connection, subscription, PeriodMark.GIVEN_CREDITS, {"credits": credits})
 
 
 async def _grant_period(
@@ -121,17 +134,21 @@ async def prorate(
     *,
     plan: StoredPlan,
     before: int,
+    had: int,
     share: Fraction,
     actor: str,
 ) -> int:
-    """Grants or takes `share` of the difference between `before` credits a period and the plan's.
+    """Grants or takes `share` of the difference between `before` credits a period and the plan's; `had` of a period
+    were given so far (`credits_had`), which is what `before` is where another plan takes the place of that one.
 
     It takes what remains of the subscription's own grants, then other credits; what is used already becomes a debt that
     the next grants pay, or that a postpaid plan bills. A trial, which nobody paid for, leaves no debt: its shortfall
     reduces what its next change grants. Gives the signed movement.
     """
-    change = prorated_credits(before, credits_given(plan, subscription), share=share)
+    after = credits_given(plan, subscription)
+    change = prorated_credits(before, after, share=share)
     await movements.lock(connection, subscription.user_id)
+    await _record_given(connection, subscription, credits=had + after - before)
     if change > 0:
         return await _grant_rest(connection, subscription, plan=plan, amount=change, actor=actor)
     if change < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.accounts import persons
+from gateway.ledger.catalogue import plans
 from gateway.ledger.catalogue.provider_prices import PlanPrice
 from gateway.ledger.payments import provider_subscriptions
 from gateway.ledger.subscriptions import free_credits, lifecycle, renewals, subscriptions
@@ -159,3 +161,16 @@ async def test_plan_of_another_interval_at_the_provider_takes_the_rest_of_the_ol
     for number, status in enumerate(statuses):
         await sync(connection, waiting, status, now=half + number * SECOND, price=PlanPrice(yearly), **period)
     assert (await balance(connection, waiting.user_id)).current_credits == 50 + 1200
+
+
+async def test_other_plan_is_prorated_from_the_credits_that_the_period_was_given(connection: AsyncConnection) -> None:
+    mine, large = await order_subscription(connection), await a_plan(connection, credits_per_period=200)
+    await sync(connection, mine)
+    plan = await plans.get(connection, mine.plan_id)
+    assert plan is not None
+    await plans.change(connection, plan.id, replace(plan.terms, credits_per_period=1000))
+    await sync(connection, mine, now=NOON + SECOND)
+    assert await kinds(connection, mine.user_id) == [("grant", 100)], "the other credits come with the next period"
+    for number in range(2):
+        await sync(connection, mine, now=NOON + MONTH / 2 + number * SECOND, price=PlanPrice(large))
+    assert await kinds(connection, mine.user_id) == [("grant", 100), ("grant", 50)]

@@ -206,6 +206,30 @@ async def test_upgrade_and_downgrade_create_no_credits(connection: AsyncConnecti
     assert (again.credits, (await balance(connection, first.user_id)).current_credits) == (500, 90)
 
 
+async def test_other_plan_is_prorated_from_the_credits_that_the_period_was_given(connection: AsyncConnection) -> None:
+    first, large = await begun(connection), await a_plan(connection, credits_per_period=200)
+    plan = await plan_of(connection, first)
+    await plans.change(connection, plan.id, replace(plan.terms, credits_per_period=1000))
+    half = first.current_period_start + (first.current_period_end - first.current_period_start) / 2
+    up = await plan_changes.change(connection, first.id, plan_id=large, now=half, actor="test")
+    assert (up.credits, (await balance(connection, first.user_id)).current_credits) == (50, 150)
+    back = await plan_changes.change(connection, first.id, plan_id=plan.id, now=half, actor="test")
+    assert (back.credits, (await balance(connection, first.user_id)).current_credits) == (400, 550)
+    next_period = await turned(connection, back.subscription, first.current_period_end)
+    assert (await balance(connection, next_period.user_id)).current_credits == 1000
+
+
+async def test_seats_of_a_plan_with_other_credits_since_count_for_themselves(connection: AsyncConnection) -> None:
+    first = await begun(connection, pricing_model="per_seat")
+    plan = await plan_of(connection, first)
+    await plans.change(connection, plan.id, replace(plan.terms, credits_per_period=1000))
+    half = first.current_period_start + (first.current_period_end - first.current_period_start) / 2
+    more = await plan_changes.change(connection, first.id, quantity=2, now=half, actor="test")
+    other = await a_plan(connection, credits_per_period=100)
+    less = await plan_changes.change(connection, first.id, plan_id=other, quantity=1, now=half, actor="test")
+    assert (more.credits, less.credits) == (500, -500)
+
+
 async def test_pause_stops_periods_and_resume_starts_one(connection: AsyncConnection) -> None:
     first = await begun(connection)
     await lifecycle.pause(connection, first.id)
