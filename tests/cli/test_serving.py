@@ -73,6 +73,8 @@ def test_serve_with_another_pepper_is_refused(tmp_path: Path, own_database_url: 
 HUNG_UP = """
 import os, signal, sys
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` has it ignored
+
 class HangUp:
     def find_spec(self, name, path, target=None):
         if name == "gateway.cli.main":
