@@ -169,7 +169,8 @@ async def adjust(connection: AsyncConnection, user_id: UUID, *, amount: int, rea
 async def claw_back(
     connection: AsyncConnection, grant_id: UUID, *, amount: int, reason: str, actor: str
 ) -> LedgerEntry | None:
-    """Claws back credits of a grant whose payment was refunded or disputed, at most those not expired or clawed back.
+    """Claws back credits of a grant whose payment was refunded or disputed, at most those that are left or were used:
+    neither what expired nor what a smaller plan took or was clawed back.
 
     It takes what remains of the grant, then other credits; the rest becomes debt, which the next grant pays. None if
     nothing can be clawed back. Raises NotFound.
