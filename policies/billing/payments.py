@@ -262,13 +262,16 @@ def withdrawn(payment: RemotePayment) -> Decimal:
 def credits_withdrawn(awarded: int, payment: RemotePayment) -> int:
     """How many of the awarded credits to claw back in all, rounded down in the customer's favour.
 
-    All where the payment turned out to be none, as an order that the provider found to be a fraud.
+    Not those that the customer's balance at the provider paid for, which goes back with no refund and no dispute. All
+    where the payment turned out to be none, as an order that the provider found to be a fraud.
     """
     if payment.status is PaymentStatus.FAILED:
         return awarded
     if payment.status is not PaymentStatus.COMPLETED or payment.amount <= 0:
         return 0
-    return int(EXACT.divide(awarded * withdrawn(payment), payment.amount))
+    invoice = payment.invoice
+    price = payment.amount if invoice is None else max(payment.amount, invoice.subtotal + invoice.tax)
+    return int(EXACT.divide(awarded * withdrawn(payment), price))
 
 
 def status_of_payment(payment: RemotePayment) -> str:

@@ -140,18 +140,69 @@ async def test_credits_of_an_upgrade_that_was_taken_back_are_owed_over_the_end_o
     assert await stripe_stack.balance(user) == 100 - debt
 
 
-async def test_refund_after_a_downgrade_takes_no_credits_twice(
-    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+@pytest.mark.parametrize("is_dispute", [False, True])
+async def test_payment_that_goes_back_after_a_smaller_plan_takes_credits_whose_price_went_back_as_balance_too(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, is_dispute: bool
 ) -> None:
+    """The customer has the difference as balance at Stripe, and now also as money."""
     user = await stripe_stack.create_user()
     _, paid = await upgrade(stripe_stack, fake_stripe, user)
     await change_to(stripe_stack, user, "basic")
     await deliver_all(stripe_stack, fake_stripe)
     left = await stripe_stack.balance(user)
     assert 99 <= left <= 101
+    if is_dispute:
+        dispute_id = fake_stripe.dispute(paid.provider_payment_id or "")
+    else:
+        refund = fake_stripe.refund(paid.provider_payment_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == left - paid.credits_awarded
+
+    if is_dispute:
+        fake_stripe.decide(dispute_id, "won")
+    else:
+        fake_stripe.fail_refund(refund)
+    await deliver_all(stripe_stack, fake_stripe)
+    assert await stripe_stack.balance(user) == left
+
+
+async def test_refund_after_a_change_to_a_plan_of_fewer_credits_for_the_same_price_takes_none_twice(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe
+) -> None:
+    """No money went back for what the change took."""
+    await sell(stripe_stack, fake_stripe, "other", price=Decimal("29.99"), credits=100)
+    user = await stripe_stack.create_user()
+    await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    paid = only(await stripe_stack.payments(user), "subscription")
+    await change_to(stripe_stack, user, "other")
+    await deliver_all(stripe_stack, fake_stripe)
+    assert 99 <= await stripe_stack.balance(user) <= 101
     fake_stripe.refund(paid.provider_payment_id or "")
     await deliver_all(stripe_stack, fake_stripe)
-    assert 98 <= await stripe_stack.balance(user) <= left
+    assert await stripe_stack.balance(user) == 0
+
+
+@pytest.mark.parametrize("is_dispute", [False, True])
+async def test_payment_that_goes_back_takes_no_credits_that_balance_at_the_provider_paid_for(
+    stripe_stack: PaymentStack, fake_stripe: FakeStripe, is_dispute: bool
+) -> None:
+    user = await stripe_stack.create_user()
+    subscription_id = await subscribe_and_pay(stripe_stack, fake_stripe, user)
+    await change_to(stripe_stack, user, "basic")  # 20.00 of balance
+    fake_stripe.renew(subscription_id)
+    await deliver_all(stripe_stack, fake_stripe)
+    await change_to(stripe_stack, user, "pro")
+    await deliver_all(stripe_stack, fake_stripe)
+    (paid,) = (row for row in await stripe_stack.payments(user) if row.amount < Decimal("20.00"))
+    assert 890 <= paid.credits_awarded <= 900
+    had = await stripe_stack.balance(user)
+    if is_dispute:
+        fake_stripe.dispute(paid.provider_payment_id or "")
+    else:
+        fake_stripe.refund(paid.provider_payment_id or "")
+    await deliver_all(stripe_stack, fake_stripe)
+    taken = had - await stripe_stack.balance(user)
+    assert abs(taken - paid.credits_awarded * paid.amount / Decimal("20.00")) <= 1
 
 
 @pytest.mark.parametrize("is_upgrade_disputed", [False, True])

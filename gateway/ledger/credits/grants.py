@@ -169,8 +169,8 @@ async def adjust(connection: AsyncConnection, user_id: UUID, *, amount: int, rea
 async def claw_back(
     connection: AsyncConnection, grant_id: UUID, *, amount: int, reason: str, actor: str
 ) -> LedgerEntry | None:
-    """Claws back credits of a grant whose payment was refunded or disputed, at most those that are left or were used:
-    neither what expired nor what a smaller plan took or was clawed back.
+    """Claws back credits of a grant whose payment was refunded or disputed, at most those that are left, were used, or
+    were taken by a smaller plan whose price the provider gave back already: not what expired or was clawed back.
 
     It takes what remains of the grant, then other credits; the rest becomes debt, which the next grant pays. None if
     nothing can be clawed back. Raises NotFound.
@@ -261,6 +261,9 @@ async def list_scheduled_grants(connection: AsyncConnection, user_id: UUID) -> t
     return tuple(value(Grant, row) for row in rows)
 
 
+# In the metadata of a movement that took credits whose price the provider gave back.
+PRICE_RETURNED = "price_returned"
+
 _ONCE_A_PERIOD = "uq_credit_grants_subscription_id_period_start"
 
 # What the account has lost of a grant: it expired, a smaller plan took it, or a refund that did not fail.
@@ -269,10 +272,17 @@ LOST = """(
      WHERE l.grant_id = g.id AND (l.kind IN ('expiry', 'clawback')
            OR l.kind = 'adjustment' AND (l.amount < 0 OR l.metadata ? 'given_back')))"""
 
-# A refund does not take it again.
+# Of it, what a smaller plan took for money: a refund or dispute of the payment gives that money back once more.
+_RETURNED = f"""(
+    SELECT coalesce(-sum(l.amount), 0)::bigint FROM credit_ledger l
+     WHERE l.grant_id = g.id AND l.metadata ? '{PRICE_RETURNED}')"""  # noqa: S608 - made of constants
+
+# Nobody paid for an advance that is taken back.
 _CLAWABLE = text(f"""
     SELECT g.amount, g.remaining, g.is_scheduled, g.source,
-           CASE WHEN g.metadata ? 'withdrawn' THEN 0 ELSE g.amount - {LOST} END AS clawable
+           CASE WHEN g.metadata ? 'withdrawn' THEN 0
+                WHEN g.metadata ? 'advance' THEN g.amount - {LOST}
+                ELSE g.amount - {LOST} + {_RETURNED} END AS clawable
       FROM credit_grants g WHERE g.id = :grant_id
 """)  # noqa: S608 - made of constants
 

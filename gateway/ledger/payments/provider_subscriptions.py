@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -46,6 +47,7 @@ from gateway.ledger.subscriptions.subscriptions import (
 )
 from policies.billing.news import PAID_TWICE
 from policies.billing.payments import Settlement
+from policies.billing.recurring import monthly
 from policies.billing.subscriptions import state_from_provider
 from policies.credits.allowances import remaining_share
 from policies.model import SubscriptionStatus
@@ -180,7 +182,10 @@ async def _take_rest(
     share = remaining_share(before.current_period_start, before.current_period_end, now=begins)
     without = replace(old_plan, terms=replace(old_plan.terms, credits_per_period=0))
     had = await credits_had(connection, before, plan=old_plan)
-    await prorate(connection, before, plan=without, before=had, had=had, share=share, actor=actor)
+    has_price = _monthly(old_plan, before) > 0
+    await prorate(
+        connection, before, plan=without, before=had, had=had, share=share, actor=actor, returns_price=has_price
+    )
 
 
 async def _grant(
@@ -203,7 +208,21 @@ async def _grant(
         had = await credits_had(connection, before, plan=old_plan)
         credits_before = had if is_other else credits_of(old_plan, before.quantity)
         share = remaining_share(synced.current_period_start, synced.current_period_end, now=now)
-        await prorate(connection, synced, plan=plan, before=credits_before, had=had, share=share, actor=actor)
+        is_cheaper = _monthly(plan, synced) < _monthly(old_plan, before)
+        await prorate(
+            connection,
+            synced,
+            plan=plan,
+            before=credits_before,
+            had=had,
+            share=share,
+            actor=actor,
+            returns_price=is_cheaper,
+        )
+
+
+def _monthly(plan: StoredPlan, subscription: StoredSubscription) -> Decimal:
+    return monthly(plan.terms.pricing, subscription.quantity, period=period_length(plan))
 
 
 async def _supersede_others(connection: AsyncConnection, successor: StoredSubscription, *, now: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -137,13 +138,15 @@ async def prorate(
     had: int,
     share: Fraction,
     actor: str,
+    returns_price: bool = False,
 ) -> int:
     """Grants or takes `share` of the difference between `before` credits a period and the plan's; `had` of a period
     were given so far (`credits_had`), which is what `before` is where another plan takes the place of that one.
 
     It takes what remains of the subscription's own grants, then other credits; what is used already becomes a debt that
     the next grants pay, or that a postpaid plan bills. A trial, which nobody paid for, leaves no debt: its shortfall
-    reduces what its next change grants. Gives the signed movement.
+    reduces what its next change grants. `returns_price`: whether a provider gives back the price of what is taken.
+    Gives the signed movement.
     """
     after = credits_given(plan, subscription)
     change = prorated_credits(before, after, share=share)
@@ -153,7 +156,8 @@ async def prorate(
         return await _grant_rest(connection, subscription, plan=plan, amount=change, actor=actor)
     if change < 0:
         owed_before = await _owed(connection, subscription)
-        taken = await _take_rest(connection, subscription, amount=-change, actor=actor)
+        details = {grants.PRICE_RETURNED: True} if returns_price else {}
+        taken = await _take_rest(connection, subscription, amount=-change, details=details, actor=actor)
         owed = await _owed(connection, subscription) - owed_before
         await overage.count_again(connection, subscription, plan=plan, credits=owed)
         await thresholds.notify_account(connection, subscription.user_id)
@@ -244,7 +248,14 @@ async def _grant_rest(
     return amount - owed
 
 
-async def _take_rest(connection: AsyncConnection, subscription: StoredSubscription, *, amount: int, actor: str) -> int:
+async def _take_rest(
+    connection: AsyncConnection,
+    subscription: StoredSubscription,
+    *,
+    amount: int,
+    details: Mapping[str, object],
+    actor: str,
+) -> int:
     """Takes from the period's grants, the newest first; a trial leaves no debt, so of that only what remains."""
     is_trial = subscription.status is SubscriptionStatus.TRIALING
     missing = amount
@@ -255,7 +266,7 @@ async def _take_rest(connection: AsyncConnection, subscription: StoredSubscripti
     }
     for grant in (await connection.execute(_OF_PERIOD, period)).all():
         if taken := min(missing, grant.remaining if is_trial else grant.kept):
-            await _take_from_grant(connection, subscription, grant, amount=taken, actor=actor)
+            await _take_from_grant(connection, subscription, grant, amount=taken, details=details, actor=actor)
         missing -= taken
     shortfall = await _shortfall(connection, subscription)
     await _record_change(connection, subscription, change=-amount, shortfall=shortfall + missing)
@@ -263,7 +274,13 @@ async def _take_rest(connection: AsyncConnection, subscription: StoredSubscripti
 
 
 async def _take_from_grant(
-    connection: AsyncConnection, subscription: StoredSubscription, grant: Row[Any], *, amount: int, actor: str
+    connection: AsyncConnection,
+    subscription: StoredSubscription,
+    grant: Row[Any],
+    *,
+    amount: int,
+    details: Mapping[str, object],
+    actor: str,
 ) -> None:
     """What is used of the grant already is taken from other credits; beyond those the balance is a debt."""
     unused = min(amount, grant.remaining)
@@ -278,7 +295,7 @@ async def _take_from_grant(
         grant_id=grant.id,
         reason="a smaller plan for the rest of the period",
         actor=actor,
-        details={"of_grant": unused},
+        details={"of_grant": unused, **details},
     )
 
 

@@ -92,6 +92,7 @@ async def shop(own_database_url: str) -> AsyncIterator[PaymentStack]:
     await database.close()
 
 
+DOWNGRADED: list[Action] = [("register", 0, 0), ("buy", 0, "large", 1), ("change", 0, "small", None, False)]
 KNOWN: tuple[list[Action], ...] = (
     # Delete and register again; as another spelling of the address too.
     [
@@ -116,6 +117,13 @@ KNOWN: tuple[list[Action], ...] = (
     [*BEGINNINGS[4], ("at_once", ("change", 0, "large", 1, False), ("renew", 0, True)), ("dispute", 0, 2)],
     [*BEGINNINGS[4], ("at_once", ("change", 0, "large", 1, False), ("renew", 0, True)), ("dispute", 0, 1)],
     [*BEGINNINGS[6], ("at_once", ("change", 0, "team", 5, False), ("renew", 0, True)), ("dispute", 0, 2)],
+    # A smaller plan at once, whose price the provider keeps for the customer; then all is disputed, or refunded.
+    [*DOWNGRADED, ("dispute", 0, 0)],
+    [*DOWNGRADED, ("refund", 0, 0, 50), ("refund", 0, 0, 100)],
+    [*DOWNGRADED, ("renew", 0, True), ("dispute", 0, 0), ("decide", 0, 0, True)],
+    [*DOWNGRADED, ("spend", 0, 1000), ("change", 0, "large", None, False), ("dispute", 0, 0)],
+    [*BEGINNINGS[4], ("change", 0, "large", 1, False), ("change", 0, "small", 1, False), ("refund", 0, 1, 100)],
+    [*BEGINNINGS[6], ("change", 0, "team", 1, False), ("dispute", 0, 0)],
     # A renewal that fails, after its credits are spent.
     [*BEGINNINGS[5], ("renew", 0, False), ("spend", 0, 1000), ("cancel", 0, True)],
 )

@@ -66,7 +66,8 @@ class SecondBooks:
             is_pack = payment["object"] == "payment_intent"
             gave = self.pack_credits if is_pack else self.given_for(payment)
             paid = int(payment["amount" if is_pack else "amount_paid"])
-            found[payment["id"]] = gave, gave * self._withdrawn(payment["id"], paid) // paid
+            price = paid if is_pack else int(payment["total"])  # of which balance paid the rest
+            found[payment["id"]] = gave, gave * self._withdrawn(payment["id"], paid) // price
         return found
 
     def _withdrawn(self, payment_id: str, paid: int) -> int:
