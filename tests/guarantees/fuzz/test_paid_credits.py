@@ -26,7 +26,7 @@ ROUNDING = 3
 
 Action = tuple[Any, ...]
 _WHICH, _SEATS = st.integers(0, 3), st.sampled_from([1, 1, 2, 5])
-KINDS = (
+KINDS: tuple[str, ...] = (
     *(
         "register",
         "verify",
@@ -56,12 +56,34 @@ BEGINNINGS: tuple[list[Action], ...] = (
 )
 
 
+# What may become of a payment, and the beginnings of who has paid.
+AFTER_PAYMENT: tuple[str, ...] = (
+    "change",
+    "change",
+    "renew",
+    "refund",
+    "dispute",
+    "decide",
+    "spend",
+    "buy_pack",
+    "cancel",
+    "repeat",
+)
+PAID = BEGINNINGS[4:7]
+
+
 @st.composite
 def sequences(draw: st.DrawFn) -> list[Action]:
-    """Of a few kinds of action on a few plans and accounts, so that what belongs together comes together."""
-    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=2, max_size=5, unique=True))
-    plans = st.sampled_from(draw(st.lists(st.sampled_from(sorted(PLANS)), min_size=1, max_size=2, unique=True)))
-    account = st.integers(0, draw(st.integers(0, 2)))
+    """Of a few kinds of action on a few plans and accounts, so that what belongs together comes together, or of all
+    that may become of the payments of one.
+    """
+    if draw(st.booleans()):
+        kinds, account, beginnings = AFTER_PAYMENT, st.just(0), PAID
+        plans = st.sampled_from(("small", "large", "team"))
+    else:
+        kinds = tuple(draw(st.lists(st.sampled_from(KINDS), min_size=2, max_size=5, unique=True)))
+        account, beginnings = st.integers(0, draw(st.integers(0, 2))), BEGINNINGS
+        plans = st.sampled_from(draw(st.lists(st.sampled_from(sorted(PLANS)), min_size=1, max_size=2, unique=True)))
     given = {
         "register": (st.integers(0, 1), st.integers(0, 2)),
         "order": (account, plans, _SEATS),
@@ -79,7 +101,7 @@ def sequences(draw: st.DrawFn) -> list[Action]:
     }
     action = st.one_of([st.tuples(st.just(kind), *given.get(kind, (account,))) for kind in kinds])
     either = st.one_of(action, action, st.tuples(st.just("at_once"), action, action))
-    return [*draw(st.sampled_from(BEGINNINGS)), *draw(st.lists(either, min_size=1, max_size=8))]
+    return [*draw(st.sampled_from(beginnings)), *draw(st.lists(either, min_size=1, max_size=8))]
 
 
 @pytest.fixture
