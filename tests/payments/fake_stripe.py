@@ -163,7 +163,7 @@ class FakeStripe:
         if (subscription["pause_collection"] or {}).get("behavior") == "void":
             invoice["status"] = "void"
             self.emit("invoice.voided", invoice)
-        elif succeeds:
+        elif succeeds or not invoice["amount_due"]:
             self.pay(invoice)
         else:
             invoice.update(status="open", attempted=True)

@@ -272,6 +272,11 @@ LOST = """(
      WHERE l.grant_id = g.id AND (l.kind IN ('expiry', 'clawback')
            OR l.kind = 'adjustment' AND (l.amount < 0 OR l.metadata ? 'given_back')))"""
 
+# Of it, what refunds and disputes took.
+WITHDRAWN = """(
+    SELECT coalesce(-sum(l.amount), 0)::bigint FROM credit_ledger l
+     WHERE l.grant_id = g.id AND (l.kind = 'clawback' OR l.metadata ? 'given_back'))"""
+
 # Of it, what a smaller plan took for money: a refund or dispute of the payment gives that money back once more.
 _RETURNED = f"""(
     SELECT coalesce(-sum(l.amount), 0)::bigint FROM credit_ledger l

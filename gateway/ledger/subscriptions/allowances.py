@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Row, func, select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.ledger.catalogue import plans
@@ -156,8 +155,7 @@ async def prorate(
         return await _grant_rest(connection, subscription, plan=plan, amount=change, actor=actor)
     if change < 0:
         owed_before = await _owed(connection, subscription)
-        details = {grants.PRICE_RETURNED: True} if returns_price else {}
-        taken = await _take_rest(connection, subscription, amount=-change, details=details, actor=actor)
+        taken = await _take_rest(connection, subscription, amount=-change, returns_price=returns_price, actor=actor)
         owed = await _owed(connection, subscription) - owed_before
         await overage.count_again(connection, subscription, plan=plan, credits=owed)
         await thresholds.notify_account(connection, subscription.user_id)
@@ -176,9 +174,12 @@ _EXTEND_GRANTS = text("""
        AND remaining > 0 AND expires_at <> :ends_at
 """)
 
-# `kept` is what the account has of the grant or has used of it: neither expired nor taken back.
+# `kept` is what the account has of the grant or has used of it: neither expired nor taken back. What a refund or a
+# dispute took of a paid grant counts too where its price goes back once more.
 _OF_PERIOD = text(f"""
-    SELECT g.id, g.remaining, greatest(g.remaining, g.amount - {grants.LOST}) AS kept
+    SELECT g.id, g.remaining,
+           greatest(g.remaining, g.amount - {grants.LOST}
+               + CASE WHEN :returns_price AND NOT g.metadata ? 'advance' THEN {grants.WITHDRAWN} ELSE 0 END) AS kept
       FROM credit_grants g
      WHERE g.user_id = :user_id AND g.subscription_id = :subscription_id AND g.effective_at >= :starts_at
        AND g.source <> 'overage' AND NOT g.is_scheduled
@@ -253,20 +254,25 @@ async def _take_rest(
     subscription: StoredSubscription,
     *,
     amount: int,
-    details: Mapping[str, object],
+    returns_price: bool,
     actor: str,
 ) -> int:
-    """Takes from the period's grants, the newest first; a trial leaves no debt, so of that only what remains."""
+    """Takes from the period's grants, the newest first; a trial leaves no debt, so of that only what remains. Credits
+    whose price a refund or dispute gave back are taken once more where a provider now gives it back once more.
+    """
     is_trial = subscription.status is SubscriptionStatus.TRIALING
     missing = amount
     period = {
         "user_id": subscription.user_id,
         "subscription_id": subscription.id,
         "starts_at": subscription.current_period_start,
+        "returns_price": returns_price,
     }
     for grant in (await connection.execute(_OF_PERIOD, period)).all():
         if taken := min(missing, grant.remaining if is_trial else grant.kept):
-            await _take_from_grant(connection, subscription, grant, amount=taken, details=details, actor=actor)
+            await _take_from_grant(
+                connection, subscription, grant.id, amount=taken, returns_price=returns_price, actor=actor
+            )
         missing -= taken
     shortfall = await _shortfall(connection, subscription)
     await _record_change(connection, subscription, change=-amount, shortfall=shortfall + missing)
@@ -276,26 +282,27 @@ async def _take_rest(
 async def _take_from_grant(
     connection: AsyncConnection,
     subscription: StoredSubscription,
-    grant: Row[Any],
+    grant_id: UUID,
     *,
     amount: int,
-    details: Mapping[str, object],
+    returns_price: bool,
     actor: str,
 ) -> None:
     """What is used of the grant already is taken from other credits; beyond those the balance is a debt."""
-    unused = min(amount, grant.remaining)
-    changes = {"remaining": credit_grants.c.remaining - unused}
-    await connection.execute(update(credit_grants).where(credit_grants.c.id == grant.id).values(changes))
+    is_its = credit_grants.c.id == grant_id
+    remaining: int = (await connection.execute(select(credit_grants.c.remaining).where(is_its))).scalar_one()
+    unused = min(amount, remaining)
+    await connection.execute(update(credit_grants).where(is_its).values(remaining=remaining - unused))
     await movements.burn_down(connection, subscription.user_id, credits=amount - unused)
     await movements.record_movement(
         connection,
         subscription.user_id,
         kind="adjustment",
         amount=-amount,
-        grant_id=grant.id,
+        grant_id=grant_id,
         reason="a smaller plan for the rest of the period",
         actor=actor,
-        details={"of_grant": unused, **details},
+        details={"of_grant": unused} | ({grants.PRICE_RETURNED: True} if returns_price else {}),
     )
 
 

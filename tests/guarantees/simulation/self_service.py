@@ -54,12 +54,16 @@ class CountingStripe(FakeStripe):
     """Stripe, and what the seller earned by it."""
 
     def paid_cents(self) -> int:
-        """What is the seller's to keep: charges without refunds and disputes, less what customers have as balance."""
+        """What is the seller's to keep: charges without refunds and disputes, less what customers have as balance, also
+        where it waits for the rest of an invoice to be paid.
+        """
         lost = {each["charge"] for each in self.list_all("dispute") if each["status"] != "won"}
         kept = sum(
             each["amount"] - each["amount_refunded"] for each in self.list_all("charge") if each["id"] not in lost
         )
-        return int(kept - sum(self.balances.values()))
+        unpaid = [each for each in self.list_all("invoice") if each["status"] == "open"]
+        waiting = sum(max(each["total"], 0) - each["amount_due"] for each in unpaid)
+        return int(kept - sum(self.balances.values()) - waiting)
 
 
 @dataclass
@@ -240,6 +244,16 @@ class World:
         allowed = FREE * len(self._persons(free)) + TRIAL * len(self._persons(tried))
         return Decimal(had or 0) - self.fake_stripe.paid_cents() * CREDITS_PER_CENT - allowed
 
+    async def lost(self) -> Decimal:
+        """Credits paid for that nobody had: neither spent, nor left, nor at their end. A deletion forfeits all."""
+        if any(account.is_deleted for account in self.accounts):
+            return Decimal(0)
+        ids = [account.user.id for account in self.accounts]
+        async with self.stack.database.read() as connection:
+            had = await connection.scalar(_HAD, {"ids": ids})
+            expired = await connection.scalar(_EXPIRED, {"ids": ids})
+        return self.fake_stripe.paid_cents() * CREDITS_PER_CENT - Decimal(had or 0) - Decimal(expired or 0)
+
     async def escaped_debt(self) -> int:
         """What erased accounts owe that had proved their address, as the person's next account has."""
         for person in {account.person for account in self.accounts}:
@@ -277,6 +291,9 @@ async def open_shop(stack: PaymentStack) -> PaymentStack:
 
 _HAD = text("""
     SELECT sum(current_credits + total_credits_used) FROM user_credits WHERE user_id = ANY(CAST(:ids AS uuid[]))
+""")
+_EXPIRED = text("""
+    SELECT -sum(amount) FROM credit_ledger WHERE user_id = ANY(CAST(:ids AS uuid[])) AND kind = 'expiry'
 """)
 _OWED = text("""
     SELECT -sum(current_credits) FROM user_credits WHERE user_id = ANY(CAST(:ids AS uuid[])) AND current_credits < 0
