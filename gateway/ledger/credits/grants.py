@@ -277,7 +277,7 @@ WITHDRAWN = """(
     SELECT coalesce(-sum(l.amount), 0)::bigint FROM credit_ledger l
      WHERE l.grant_id = g.id AND (l.kind = 'clawback' OR l.metadata ? 'given_back'))"""
 
-# Of it, what a smaller plan took for money: a refund or dispute of the payment gives that money back once more.
+# Of it, what a smaller plan took while a provider gave its price back, which a refund or dispute gives once more.
 _RETURNED = f"""(
     SELECT coalesce(-sum(l.amount), 0)::bigint FROM credit_ledger l
      WHERE l.grant_id = g.id AND l.metadata ? '{PRICE_RETURNED}')"""  # noqa: S608 - made of constants
